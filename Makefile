@@ -1,0 +1,46 @@
+# Everything installs into .venv under constraints.txt. `make` alone lists the targets.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+RUN_DEMO ?=
+
+.PHONY: help setup demo test check lint types docs certify bench clean
+
+help:
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,docs]'
+	touch $@
+
+setup: $(VENV)/.installed ## make .venv and install the package with its tools
+
+demo: setup ## train on real digits, draw samples, leave pictures in runs/demo
+	$(BIN)/scorefield demo $(RUN_DEMO)
+
+test: setup ## the fast test suite
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: setup
+	$(BIN)/basedpyright
+
+docs: setup ## build the documentation into site/, warnings are errors
+	$(BIN)/mkdocs build --strict --quiet
+
+check: lint types docs ## lint, types and docs, as CI runs them before the tests
+
+certify: setup ## the long certificates: kills, fuzzing, tables; results are committed
+	$(BIN)/python -m pytest -m certify
+	$(BIN)/python -m benchmarks.certificate
+
+bench: setup ## the benchmarks, each printed as ratios in one run
+	$(BIN)/python benchmarks/train_step.py
+	$(BIN)/python benchmarks/sample_step.py
+
+clean: ## remove what the build leaves behind (not runs/)
+	rm -rf $(VENV) site dist .pytest_cache .ruff_cache

@@ -1,0 +1,69 @@
+"""The command line. Nothing heavy is imported before a command runs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from scorefield import __version__
+from scorefield.checks import nearest
+from scorefield.cli.codes import BAD_INPUT, BAD_NEWS, DONE, INTERRUPTED, LOCKED
+from scorefield.cli.parser import parse
+from scorefield.settings import DemoOptions, EvaluateOptions, InfoOptions, Recipe, SampleOptions, TrainOptions
+
+# command -> the dataclasses of its options, short flags, the option given without a flag
+COMMANDS: dict[str, tuple[tuple[type, ...], dict[str, str], str | None]] = {
+    "demo": ((DemoOptions,), {"output": "-o"}, None),
+    "train": ((Recipe, TrainOptions), {"output": "-o"}, "data"),
+    "sample": ((SampleOptions,), {"count": "-n", "output": "-o"}, "run"),
+    "evaluate": ((EvaluateOptions,), {"count": "-n"}, "run"),
+    "info": ((InfoOptions,), {}, "run"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code (0 done, 1 bad news, 2 bad input, 3 locked, 130 interrupted)."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    traceback = "--traceback" in arguments
+    arguments = [a for a in arguments if a != "--traceback"]
+    name = arguments[0] if arguments else "--help"
+    if name in ("-h", "--help", "--version"):
+        print(overview() if name != "--version" else f"scorefield {__version__}")
+        return DONE
+    if name not in COMMANDS:
+        known = ", ".join(COMMANDS)
+        print(f"error: command must be one of {known}; got {name!r}{nearest(name, COMMANDS)}", file=sys.stderr)
+        return BAD_INPUT
+    options = parse(name, *COMMANDS[name], arguments[1:])
+    from scorefield.cli import commands
+
+    try:
+        return getattr(commands, name)(*options)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except Exception as error:
+        code = _exit_code(error)
+        if traceback or code is None:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return code
+
+
+def overview() -> str:
+    """What `scorefield --help` says."""
+    lines = [f"scorefield {__version__}: learn the score of a distribution from samples, and use it.", "", "Commands:"]
+    lines += [f"  {name:<10}{(kinds[0].__doc__ or '').splitlines()[0]}" for name, (kinds, _, _) in COMMANDS.items()]
+    lines += ["", "scorefield COMMAND --help tells all options of a command; --traceback shows where an error arose."]
+    return "\n".join(lines)
+
+
+def _exit_code(error: Exception) -> int | None:
+    """The exit code of an error that a user can mend; None for one that is ours."""
+    from scorefield.runs import Locked
+    from scorefield.training import Diverged
+
+    if isinstance(error, Locked):
+        return LOCKED
+    if isinstance(error, Diverged):
+        return BAD_NEWS
+    return BAD_INPUT if isinstance(error, (ValueError, TypeError, OSError, RuntimeError)) else None

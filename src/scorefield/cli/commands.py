@@ -1,0 +1,137 @@
+"""One function per command: parse, call the library, print. Imported when a command runs, not for its help."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import sys
+from pathlib import Path
+
+from scorefield import evaluation
+from scorefield.cli import show
+from scorefield.cli.codes import DONE
+from scorefield.experiments import demo as digits
+from scorefield.runs import Run, versions
+from scorefield.settings import DemoOptions, EvaluateOptions, InfoOptions, Recipe, SampleOptions, TrainOptions
+from scorefield.training import Engine, process_rank
+
+
+def demo(options: DemoOptions) -> int:
+    """Train, judge and draw the demo, or what of it is missing."""
+    console, path = show.console(), Path(options.output)
+    if options.fresh and (path / "recipe.yaml").is_file():
+        with Run.open(path).lock():
+            shutil.rmtree(path)
+    if (path / "recipe.yaml").is_file():
+        run = Run.open(path)
+        said = "is finished and used again" if run.finished else f"goes on from step {run.step:,}"
+        console.print(f"The demo in {path} {said}; [cyan]scorefield demo --fresh[/cyan] trains anew.")
+    else:
+        console.print("Measuring this machine: the number of steps is decided once, now …")
+        run = Run.create(digits.recipe(options.seconds), path)
+    code = show.training(run, console, f"scorefield demo -o {shlex.quote(str(path))}")
+    if code != DONE:
+        return code
+    show.table(console, run, _judged(run))
+    console.print()
+    for name, file in digits.pictures(run).items():
+        console.print(f"{name}: [bold]{file}[/bold]", soft_wrap=True)
+    console.print("\nTry next:")
+    for command in (f"sample {path} -n 16 --label 3 -o threes.npz", f"evaluate {path}", "train two-moons"):
+        console.print(f"  [cyan]scorefield {command}[/cyan]", soft_wrap=True)
+    return DONE
+
+
+def _judged(run: Run) -> list[evaluation.Row]:
+    """The evaluation of this very step, as stored beside the run, or made and stored now."""
+    report = run.path / "evaluation.json"
+    content = json.loads(report.read_text()) if report.is_file() else {}
+    if content.get("step") == run.step:
+        return [evaluation.Row.from_json(row) for row in content["rows"]]
+    rows = evaluation.evaluate(run)
+    report.write_text(json.dumps({"step": run.step, "rows": [row.to_json() for row in rows]}, indent=2) + "\n")
+    return rows
+
+
+def train(recipe: Recipe, options: TrainOptions) -> int:
+    """Train, or resume where the same command stopped."""
+    path = Path(options.output or f"runs/{Path(recipe.data).name.split('.')[0]}")
+    console = show.console(quiet=process_rank() > 0)
+    if process_rank() == 0:
+        run = Run.resume(recipe, path) if (path / "recipe.yaml").is_file() else Run.create(recipe, path)
+    engine = Engine(recipe.devices)
+    engine.barrier()
+    run = Run.open(path)
+    info = run.dataset.info
+    dropped = f"; {info.dropped_rows} rows with NaN or infinity dropped" if info.dropped_rows else ""
+    console.print(f"{info.shape[0]:,} {info.kind}s of shape {tuple(info.shape[1:])} from {info.source}{dropped}")
+    if run.finished:
+        console.print(f"{path} is finished at step {run.step:,}; a larger --steps extends it.")
+        return DONE
+    if run.step:
+        console.print(f"{path} goes on from step {run.step:,}.")
+    command = f"scorefield {shlex.join(sys.argv[1:])}"
+    code = show.training(run, console, command, checkpoint_seconds=options.checkpoint_seconds, engine=engine)
+    if code == DONE:
+        console.print(f"Done: {path} at step {run.step:,}. Next: [cyan]scorefield sample {path} -n 64[/cyan]")
+    return code
+
+
+def sample(options: SampleOptions) -> int:
+    """Draw samples and write them."""
+    run = Run.open(options.run)
+    alone = options.devices == 1 and "WORLD_SIZE" not in os.environ
+    engine = Engine(options.devices, alone=alone)
+    drawn = run.sample(
+        options.count, options.seed, options.label, sampler=options.sampler, steps=options.steps, engine=engine
+    )
+    if engine.rank > 0:
+        return DONE
+    name = f"{options.sampler}-{options.count}-seed{options.seed}" + (f"-{options.label}" if options.label else "")
+    path = run.write_samples(drawn, options.output or run.path / "samples" / f"{name}.npz")
+    console = show.console()
+    show.notes(run, console)
+    console.print(f"{options.count} samples, {drawn.evaluations} network calls each -> {path}", soft_wrap=True)
+    return DONE
+
+
+def evaluate(options: EvaluateOptions) -> int:
+    """Judge a run."""
+    run = Run.open(options.run)
+    rows = evaluation.evaluate(run, count=options.count, seed=options.seed)
+    if options.json:
+        content = {"run": str(run.path), "step": run.step, "seed": options.seed, "rows": [r.to_json() for r in rows]}
+        print(json.dumps(content, indent=2, ensure_ascii=False))
+    else:
+        show.notes(run, show.console())
+        show.table(show.console(), run, rows)
+    return DONE
+
+
+def info(options: InfoOptions) -> int:
+    """Say what a run holds and what comes next."""
+    run, console = Run.open(options.run), show.console()
+    show.notes(run, console)
+    data, training = run.dataset.info, run.resolved.training
+    resume = f"scorefield train {run.recipe.data} … -o {run.path}"
+    show.facts(
+        console,
+        {
+            "run": str(run.path),
+            "step": f"{run.step:,} of {training.steps:,}",
+            "data": f"{data.source}: {data.shape[0]:,} x {tuple(data.shape[1:])} {data.dtype}",
+            "held out": f"{data.held_out:,} rows",
+            "SHA-256": ", ".join(f"{name} {digest[:16]}…" for name, digest in data.sha256.items()),
+            "classes": ", ".join(run.classes[:20]) or "none",
+            "noise": str(run.noise),
+            "network": f"{run.resolved.network} {getattr(run.recipe, run.resolved.network)}",
+            "predicts": run.recipe.predicts,
+            "training": f"batch {training.batch_size}, lr {training.learning_rate:g}, {training.precision}",
+            "seed": str(training.seed),
+            "versions": ", ".join(f"{name} {version}" for name, version in versions().items()),
+            "next": f"scorefield sample {run.path} -n 64" if run.finished else resume,
+        },
+    )
+    return DONE

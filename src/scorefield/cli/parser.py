@@ -1,0 +1,71 @@
+"""Options from the command line: every flag, its help and its default come from the dataclasses in `settings`."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn
+
+from jsonargparse import ArgumentParser
+
+from scorefield.checks import nearest
+from scorefield.cli.codes import BAD_INPUT
+
+
+class Parser(ArgumentParser):
+    """Flags with dashes (`--checkpoint-seconds` is the option `checkpoint_seconds`), and errors in one line."""
+
+    def format_help(self, *args: Any, **kwargs: Any) -> str:
+        """Help text with dashes in the names of the flags."""
+        return re.sub(r"--[a-z][a-z_.]*", lambda m: _dashed(m[0]), super().format_help(*args, **kwargs))
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Name what is wrong, with the nearest option where one is unknown, and exit with code 2."""
+        unknown = re.search(r"[Uu]nrecognized arguments: (--[^ =]+)", message)
+        known = [_dashed(flag) for action in self._actions for flag in action.option_strings]
+        hint = nearest(_dashed(unknown[1]), known) if unknown else ""
+        print(f"error: {message.strip()}{hint}\n{self.prog} --help tells all options", file=sys.stderr)
+        sys.exit(BAD_INPUT)
+
+
+def _dashed(flag: str) -> str:
+    return flag if flag == "--print_config" else flag.replace("_", "-")
+
+
+def parse(
+    name: str, kinds: Sequence[type], short: Mapping[str, str], positional: str | None, argv: Sequence[str]
+) -> list[Any]:
+    """Turn the arguments of a command into its options.
+
+    Args:
+        name: the command.
+        kinds: the dataclasses whose fields are its options.
+        short: field -> short flag, such as `-n`.
+        positional: the field that is given without a flag.
+        argv: the arguments after the command's name.
+
+    Returns:
+        one instance per dataclass; exits with code 2 and a message when the arguments are off.
+    """
+    parser = Parser(prog=f"scorefield {name}", description=(kinds[0].__doc__ or "").split("\n")[0])
+    parser.add_argument("--config", action="config", help="read options from a YAML file")
+    for kind in kinds:
+        by_hand = [f for f in dataclasses.fields(kind) if f.name in short or f.name == positional]
+        for field in by_hand:
+            text = re.search(rf"^ +{field.name}: (.*)$", kind.__doc__ or "", re.M)
+            about = {"type": int if isinstance(field.default, int) else str, "help": text[1] if text else ""}
+            if field.name == positional:
+                parser.add_argument(field.name, **about)
+            else:
+                parser.add_argument(short[field.name], f"--{field.name}", default=field.default, **about)
+        parser.add_class_arguments(kind, skip={f.name for f in by_hand}, as_group=False)
+    values = parser.instantiate_classes(parser.parse_args([_underscored(a) for a in argv]))
+    return [kind(**{f.name: values[f.name] for f in dataclasses.fields(kind)}) for kind in kinds]
+
+
+def _underscored(argument: str) -> str:
+    """`--label-column=a-b` -> `--label_column=a-b`."""
+    flag, equals, value = argument.partition("=")
+    return f"--{flag[2:].replace('-', '_')}{equals}{value}" if flag.startswith("--") else argument

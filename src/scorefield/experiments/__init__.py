@@ -1,0 +1,1 @@
+"""Each figure of the theory, one file each; and the demo."""

@@ -1,0 +1,32 @@
+"""Two kinds of move, two drivers: a Kernel stays at one law (`chain`), a Predictor transports one (`reverse`)."""
+
+from scorefield.samplers.langevin import Kernel, Langevin, Samples, chain
+from scorefield.samplers.reverse import (
+    Ancestral,
+    AnnealedStep,
+    Corrector,
+    Euler,
+    EulerMaruyama,
+    Heun,
+    Predictor,
+    Rescale,
+    annealed_langevin,
+    reverse,
+)
+
+__all__ = [
+    "Ancestral",
+    "AnnealedStep",
+    "Corrector",
+    "Euler",
+    "EulerMaruyama",
+    "Heun",
+    "Kernel",
+    "Langevin",
+    "Predictor",
+    "Rescale",
+    "Samples",
+    "annealed_langevin",
+    "chain",
+    "reverse",
+]

@@ -1,0 +1,253 @@
+"""Every command's options and the recipe of a run, as frozen dataclasses without torch, so that --help is instant."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+NOISES = ("ve", "vp", "subvp", "cosine", "levels")
+NETWORKS = ("unet", "mlp")
+PRECISIONS = ("fp32", "bf16", "fp64")
+SAMPLERS = ("heun", "euler", "euler-maruyama", "ancestral", "annealed-langevin")
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """Where the training data come from.
+
+    Args:
+        source: a file (.npy, .npz, .csv), a folder of images, or the name of a bundled or toy data set.
+        root: folder that holds the files of a named data set (mnist, fashion-mnist).
+        label_column: name of the .csv column that holds the labels.
+        on_nonfinite: what to do with rows that hold NaN or infinity: error or drop (and count them).
+        held_out: fraction of the rows kept out of training, to judge by.
+        count: how many samples to draw from a toy density.
+    """
+
+    source: str
+    root: str | None = None
+    label_column: str | None = None
+    on_nonfinite: str = "error"
+    held_out: float = 0.1
+    count: int = 10_000
+
+
+@dataclass(frozen=True)
+class MLPSize:
+    """Size of the multilayer perceptron for vectors.
+
+    Args:
+        width: units per hidden layer.
+        depth: number of hidden layers.
+    """
+
+    width: int = 256
+    depth: int = 3
+
+
+@dataclass(frozen=True)
+class UNetSize:
+    """Size of the U-Net for images.
+
+    Args:
+        width: channels at full resolution; doubled at each coarser one.
+        blocks: residual blocks at each resolution, on the way down and again on the way up.
+        resolutions: how many resolutions, each half the last.
+        patch: side of the pixel patches folded into channels at the entrance.
+    """
+
+    width: int = 32
+    blocks: int = 2
+    resolutions: int = 2
+    patch: int = 1
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """How `training.train` trains.
+
+    Args:
+        steps: number of optimiser steps.
+        batch_size: samples per step, over all processes.
+        learning_rate: peak learning rate of AdamW.
+        betas: AdamW's decay rates of the two moments.
+        weight_decay: AdamW's weight decay.
+        warmup: steps over which the learning rate rises linearly, at most a tenth of all.
+        decay: fraction of the steps, at the end, over which the learning rate falls linearly to zero.
+        clip: largest norm of the gradient.
+        ema_samples: horizon of the weights' moving average, in samples seen; shorter at the start.
+        accumulate: micro-batches per step.
+        precision: fp32, bf16 (mixed) or fp64.
+        compile: whether to compile the network.
+        devices: number of processes.
+        seed: seed of the batch order and of the noise.
+    """
+
+    steps: int = 2000
+    batch_size: int = 128
+    learning_rate: float = 2e-3
+    betas: tuple[float, float] = (0.9, 0.99)
+    weight_decay: float = 0.01
+    warmup: int = 50
+    decay: float = 0.5
+    clip: float = 1.0
+    ema_samples: int = 40_000
+    accumulate: int = 1
+    precision: str = "fp32"
+    compile: bool = False
+    devices: int = 1
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Train a noise-conditional score network; the same command resumes where it stopped.
+
+    Args:
+        data: a file (.npy, .npz, .csv), a folder of images, or a name (digits, mnist, fashion-mnist, two-moons, …).
+        steps: number of optimiser steps; more than before extends a finished run (2,000 when neither is given).
+        seconds: train for about this long instead: the number of steps is measured once, before step 1, and stored.
+        devices: number of processes; fails if it does not get them.
+        root: folder with the files of a named data set (mnist, fashion-mnist).
+        label_column: name of the .csv column that holds the labels.
+        on_nonfinite: rows with NaN or infinity: error, or drop (and count them).
+        held_out: fraction of rows kept out of training, to judge by.
+        count: how many samples to draw from a toy density.
+        noise: schedule: ve, vp, subvp, cosine or levels; the ends of ve and levels are chosen from the data.
+        predicts: what the network estimates: edm, score, noise, data or velocity.
+        network: unet (images) or mlp (vectors); chosen from the data when not given.
+        unet: size of the U-Net.
+        mlp: size of the multilayer perceptron.
+        batch_size: samples per step, over all processes.
+        learning_rate: peak learning rate.
+        ema_samples: horizon of the weights' moving average, in samples seen.
+        accumulate: micro-batches per step.
+        precision: auto (measured once, then stored), fp32, bf16 or fp64.
+        label_dropout: fraction of labels hidden in training, so that the law without labels is learned too.
+        compile: compile the network (minutes at the start; worth it for long runs on a card).
+        seed: seed of the held-out rows, the initial weights, the batch order and the noise.
+    """
+
+    data: str
+    steps: int | None = None
+    seconds: float | None = None
+    devices: int = 1
+    root: str | None = None
+    label_column: str | None = None
+    on_nonfinite: str = "error"
+    held_out: float = 0.1
+    count: int = 10_000
+    noise: str = "ve"
+    predicts: str = "edm"
+    network: str | None = None
+    unet: UNetSize = field(default_factory=UNetSize)
+    mlp: MLPSize = field(default_factory=MLPSize)
+    batch_size: int = 128
+    learning_rate: float = 2e-3
+    ema_samples: int = 40_000
+    accumulate: int = 1
+    precision: str = "auto"
+    label_dropout: float = 0.1
+    compile: bool = False
+    seed: int = 0
+
+    def data_settings(self) -> DataSettings:
+        """The part of the recipe that says where the data come from."""
+        return DataSettings(self.data, self.root, self.label_column, self.on_nonfinite, self.held_out, self.count)
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """What the recipe left open and the data and the machine decided, once, before step 1; stored beside it.
+
+    Args:
+        noise: settings of the schedule, by name.
+        network: unet or mlp.
+        levels: law of the noise levels trained on: log-normal in sigma/alpha, or uniform in t.
+        training: the trainer's settings.
+    """
+
+    noise: dict[str, float]
+    network: str
+    levels: str
+    training: TrainSettings
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """Options of `train` that are not part of the recipe.
+
+    Args:
+        output: run folder (-o); runs/NAME-OF-DATA when not given.
+        checkpoint_seconds: time between checkpoints.
+    """
+
+    output: str | None = None
+    checkpoint_seconds: float = 10.0
+
+
+@dataclass(frozen=True)
+class SampleOptions:
+    """Draw samples from a trained run, in the units of its data.
+
+    Args:
+        run: run folder written by `scorefield train`.
+        count: how many samples (-n).
+        output: .npz file to write (-o); RUN/samples/… when not given.
+        label: the class to draw; classes are drawn by their frequency when not given.
+        seed: the same seed gives the same samples, whatever the batch size or the number of devices.
+        sampler: heun, euler, euler-maruyama, ancestral or annealed-langevin.
+        steps: steps of the sampler; for annealed-langevin steps per level.
+        devices: number of processes; fails if it does not get them.
+    """
+
+    run: str
+    count: int = 64
+    output: str | None = None
+    label: str | None = None
+    seed: int = 0
+    sampler: str = "heun"
+    steps: int | None = None
+    devices: int = 1
+
+
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """Judge a run: its samples beside held-out data, every figure with its error.
+
+    Args:
+        run: run folder.
+        count: how many samples to draw for each figure.
+        seed: seed of the samples.
+        json: print JSON instead of a table.
+    """
+
+    run: str
+    count: int = 1000
+    seed: int = 0
+    json: bool = False
+
+
+@dataclass(frozen=True)
+class InfoOptions:
+    """Say what a run folder holds: recipe, step, data, versions, and the next command.
+
+    Args:
+        run: run folder.
+    """
+
+    run: str
+
+
+@dataclass(frozen=True)
+class DemoOptions:
+    """Train on real handwritten digits, draw samples, score them, and leave pictures in a folder.
+
+    Args:
+        output: run folder.
+        seconds: training time on this machine; the number of steps is measured once.
+        fresh: train anew even if a finished demo is there.
+    """
+
+    output: str = "runs/demo"
+    seconds: float = 100.0
+    fresh: bool = False

@@ -1,0 +1,359 @@
+"""Training as a generator of steps; the only room that knows the engine (Lightning Fabric).
+
+Batch order and noise are functions of (seed, step), and each process draws the whole batch's noise and keeps its
+share: a resumed run equals an unbroken one bit for bit, and many processes equal one up to rounding.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import math
+import os
+import time
+from collections.abc import Callable, Sequence
+from collections.abc import Generator as Generates
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from scorefield.calculus import Generator, Share
+from scorefield.checks import check_between, check_choice, check_count, check_non_negative, check_positive, check_rows
+from scorefield.settings import PRECISIONS, TrainSettings
+
+
+class Batch(Protocol):
+    """What a batch must be: a named tuple whose tensors have one row per sample, `index` numbering the data's rows."""
+
+    @property
+    def x(self) -> Tensor:
+        """The samples, (B, *D)."""
+        ...
+
+    @property
+    def y(self) -> Tensor | None:
+        """Their labels, (B,), or None."""
+        ...
+
+    @property
+    def index(self) -> Tensor:
+        """Their numbers in the data set, (B,)."""
+        ...
+
+
+logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+
+Objective = Callable[[nn.Module, Any, Generator], Tensor]
+
+
+class Diverged(RuntimeError):
+    """The loss or its gradient was not finite in three steps in a row."""
+
+
+@dataclass(frozen=True)
+class State:
+    """All tensors that a checkpoint must hold, by name; detached, not copied."""
+
+    step: int
+    model: dict[str, Tensor]
+    ema: dict[str, Tensor]
+    optimizer: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Step:
+    """What happened in one step.
+
+    Attributes:
+        step: number of steps done, from 1.
+        loss: mean loss of the batch, over all processes.
+        grad_norm: norm of the gradient before clipping.
+        lr: learning rate used.
+        seconds: how long the step took.
+        samples: samples seen so far.
+        skipped: the loss or gradient was not finite, and the step left the model as it was.
+        state: the tensors to save; valid until the generator moves on.
+    """
+
+    step: int
+    loss: float
+    grad_norm: float
+    lr: float
+    seconds: float
+    samples: int
+    skipped: bool
+    state: Callable[[], State]
+
+
+class Engine:
+    """One process or many, on the best device at hand; refuses to run on fewer than it was asked for.
+
+    Under `torchrun` it joins the processes that are there; else `devices` > 1 starts the others by running this very
+    command again.
+
+    Args:
+        devices: how many processes.
+        alone: this process only, whatever others there are.
+    """
+
+    def __init__(self, devices: int = 1, *, alone: bool = False) -> None:
+        check_count("devices", devices)
+        world = 1 if alone else int(os.environ.get("WORLD_SIZE", devices))
+        if world not in (1, devices):
+            raise RuntimeError(
+                f"devices must equal the number of processes, {world}, got {devices}; give --devices {world}"
+            )
+        self.fabric = Fabric(accelerator="auto", devices=devices, strategy="ddp" if world > 1 else "auto")
+        self.fabric.launch()
+        if self.fabric.world_size != devices:
+            raise RuntimeError(f"{devices} devices were asked for, {self.fabric.world_size} were there")
+        self.rank, self.world, self.device = self.fabric.global_rank, devices, self.fabric.device
+        self.barrier = self.fabric.barrier
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is set in any process."""
+        if self.world == 1:
+            return flag
+        total = self.fabric.all_reduce(torch.tensor(float(flag), device=self.device), reduce_op="sum")
+        return bool(torch.as_tensor(total) > 0)
+
+
+def process_rank() -> int:
+    """The number of this process among those of one command; 0 before others are started."""
+    return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", 0)))
+
+
+class _Loss(nn.Module):
+    """The objective inside a module's forward, so that gradients of gradients survive data parallelism."""
+
+    def __init__(self, model: nn.Module, objective: Objective, precision: str) -> None:
+        super().__init__()
+        self.model, self.objective, self.bf16 = model, objective, precision == "bf16"
+
+    def forward(self, batch: Any, generator: Generator) -> Tensor:
+        with torch.autocast(batch.x.device.type, torch.bfloat16, enabled=self.bf16):
+            loss = self.objective(self.model, batch, generator)
+        check_rows("the objective's value", loss, batch.x)
+        return loss
+
+
+def train(
+    model: nn.Module,
+    objective: Objective,
+    batches: Callable[[int], Any],
+    config: TrainSettings,
+    *,
+    resume: State | None = None,
+    engine: Engine | None = None,
+) -> Generates[Step, None, None]:
+    """Train a model by AdamW with a moving average of its weights, one `Step` at a time.
+
+    Args:
+        model: any module; its parameters change in place (they are float64 under fp64).
+        objective: (model, batch, generator) -> loss per sample, (B,).
+        batches: step number from 0 -> a batch with `x` (B, *D), `y` (B,) or None and `index` (B,), all processes' rows.
+        config: the settings.
+        resume: what `Step.state()` returned earlier; training goes on from there.
+        engine: processes that were started before; None starts `config.devices` of them.
+
+    Yields:
+        one `Step` per optimiser step, until `config.steps` are done.
+
+    Raises:
+        Diverged: three steps in a row without a finite loss and gradient; says which levels and rows.
+        ValueError: settings out of range, or a batch that does not split evenly.
+        RuntimeError: fewer processes than asked for.
+    """
+    check_settings(config)
+    engine = engine or Engine(config.devices)
+    fabric = engine.fabric
+    names = [name for name, p in model.named_parameters() if p.requires_grad]
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    buffers = list(model.buffers())
+    core = torch.compile(model, dynamic=False) if config.compile else model
+    optimizer = torch.optim.AdamW(
+        parameters, lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay, fused=True
+    )
+    module, wrapped = fabric.setup(_Loss(core, objective, config.precision), optimizer)  # pyright: ignore[reportArgumentType]
+    ema = [p.detach().clone() for p in parameters]
+    start = _load(resume, model, names, parameters, ema, optimizer) if resume is not None else 0
+
+    def state() -> State:
+        moments = {
+            f"{name}.{key}": value
+            for name, p in zip(names, parameters, strict=True)
+            for key, value in optimizer.state[p].items()
+        }
+        weights = {k: v.detach() for k, v in model.state_dict().items()}
+        return State(done, weights, {**weights, **dict(zip(names, ema, strict=True))}, moments)
+
+    failures = 0
+    for step in range(start, config.steps):
+        clock = time.perf_counter()
+        lr = learning_rate(config, step)
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        kept = [b.clone() for b in buffers]
+        loss, norm = _gradient(engine, module, wrapped, batches(step), config, step)
+        finite = math.isfinite(loss) and math.isfinite(norm)
+        if finite:
+            wrapped.step()
+            _average(ema, parameters, config, step)
+        else:
+            for buffer, value in zip(buffers, kept, strict=True):
+                buffer.copy_(value)
+        optimizer.zero_grad(set_to_none=False)
+        failures = 0 if finite else failures + 1
+        if failures == 3:
+            raise Diverged(_blame(model, objective, batches(step), config, step, engine))
+        done = step + 1
+        yield Step(done, loss, norm, lr, time.perf_counter() - clock, done * config.batch_size, not finite, state)
+
+
+def check_settings(config: TrainSettings) -> None:
+    """Refuse settings out of range, by name."""
+    for name in ("steps", "batch_size", "accumulate", "devices", "ema_samples"):
+        check_count(name, getattr(config, name))
+    for name in ("learning_rate", "clip"):
+        check_positive(name, getattr(config, name))
+    check_non_negative("weight_decay", config.weight_decay)
+    check_count("warmup", config.warmup, least=0)
+    check_count("seed", config.seed, least=0)
+    check_between("decay", config.decay, 0, 1)
+    check_choice("precision", config.precision, PRECISIONS)
+    shares = config.accumulate * config.devices
+    if config.batch_size % shares:
+        raise ValueError(
+            f"batch_size must be a multiple of accumulate x devices = {shares}, got {config.batch_size}; "
+            f"the nearest is {max(shares, round(config.batch_size / shares) * shares)}"
+        )
+
+
+def learning_rate(config: TrainSettings, step: int) -> float:
+    """Linear warm-up, a plateau, and a linear fall to zero over the last part of the steps (step from 0)."""
+    warmup = max(1, min(config.warmup, config.steps // 10))
+    rising = (step + 1) / warmup
+    falling = (config.steps - step) / max(1.0, config.decay * config.steps)
+    return config.learning_rate * min(1.0, rising, falling)
+
+
+def step_generator(seed: int, step: int, device: torch.device | str = "cpu") -> torch.Generator:
+    """The generator of one step's noise: a function of (seed, step) alone."""
+    state = np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0]
+    return torch.Generator(device).manual_seed(int(state >> np.uint64(1)))
+
+
+def _gradient(
+    engine: Engine, module: Any, optimizer: Any, batch: Any, config: TrainSettings, step: int
+) -> tuple[float, float]:
+    """Accumulate this step's gradient over the micro-batches and clip it; the mean loss and the norm before."""
+    fabric = engine.fabric
+    generator, total = step_generator(config.seed, step, engine.device), torch.zeros((), device=engine.device)
+    for k in range(config.accumulate):
+        part, draws = _share(batch, k, config, engine, generator)
+        with fabric.no_backward_sync(module, enabled=k + 1 < config.accumulate):
+            loss = module(part, draws).mean() / config.accumulate
+            fabric.backward(loss)
+        total += loss.detach()
+    norm = fabric.clip_gradients(module, optimizer, max_norm=config.clip, error_if_nonfinite=False)
+    total = fabric.all_reduce(total, reduce_op="mean") if engine.world > 1 else total
+    return float(torch.as_tensor(total)), float(torch.as_tensor(norm))
+
+
+def _share(
+    batch: Any, k: int, config: TrainSettings, engine: Engine, generator: torch.Generator
+) -> tuple[Any, Generator]:
+    """The rows of micro-batch k that are this process's own, and the draws that belong to them."""
+    micro = config.batch_size // config.accumulate
+    size = micro // engine.world
+    first = k * micro + engine.rank * size
+    own = slice(engine.rank * size, (engine.rank + 1) * size)
+    draws = Share(generator, micro, own) if engine.world > 1 else generator
+    return _to(batch, slice(first, first + size), engine.device, config.precision == "fp64"), draws
+
+
+def _to(batch: Any, rows: slice, device: torch.device, double: bool) -> Any:
+    moved: dict[str, Any] = {
+        name: value if value is None else value[rows].to(device, non_blocking=True)
+        for name, value in batch._asdict().items()
+    }
+    return type(batch)(**{**moved, "x": moved["x"].double() if double else moved["x"]})
+
+
+def _average(ema: list[Tensor], parameters: Sequence[Tensor], config: TrainSettings, step: int) -> None:
+    """Exponential moving average of the weights by samples seen; over the first samples a plain mean."""
+    seen = (step + 1) * config.batch_size
+    torch._foreach_lerp_(ema, list(parameters), min(1.0, config.batch_size / min(seen, config.ema_samples)))  # pyright: ignore[reportPrivateImportUsage]
+
+
+def _load(
+    state: State,
+    model: nn.Module,
+    names: list[str],
+    parameters: list[nn.Parameter],
+    ema: list[Tensor],
+    optimizer: torch.optim.Optimizer,
+) -> int:
+    """Put a saved state back in place; the number of steps done."""
+    model.load_state_dict(state.model)
+    moments: dict[str, dict[str, Tensor]] = {name: {} for name in names}
+    for key, value in state.optimizer.items():
+        name, _, entry = key.rpartition(".")
+        moments[name][entry] = value
+    for name, p, average in zip(names, parameters, ema, strict=True):
+        average.copy_(state.ema[name])
+        kept = {k: v.clone() if k == "step" else v.to(p, copy=True) for k, v in moments[name].items()}
+        optimizer.state[p] = kept
+    return state.step
+
+
+def _blame(model: nn.Module, objective: Objective, batch: Any, config: TrainSettings, step: int, engine: Engine) -> str:
+    """Which rows and, if the objective tells its `levels`, which noise levels were not finite."""
+    part, draws = _share(batch, 0, config, engine, step_generator(config.seed, step, engine.device))
+    with torch.no_grad():
+        bad = ~torch.isfinite(objective(model, part, draws))
+    message = f"training stopped at step {step + 1}: the loss or its gradient was not finite in 3 steps in a row"
+    if not bool(bad.any()):
+        return f"{message}; the loss itself is finite, so its gradient overflows: lower the learning rate"
+    message += f"; rows {part.index[bad.cpu()].tolist()[:8]} of the data"
+    told = getattr(objective, "levels", None)
+    if told is not None:
+        _, draws = _share(batch, 0, config, engine, step_generator(config.seed, step, engine.device))
+        levels = told(part, draws)[bad]
+        message += f" at noise levels sigma {', '.join(f'{v:.3g}' for v in levels.tolist()[:8])}"
+    return f"{message}; look at those rows, or lower the learning rate"
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What was measured before step 1: the precision to train in and the seconds per step."""
+
+    precision: str
+    seconds_per_step: float
+
+
+def calibrate(
+    model: nn.Module,
+    objective: Objective,
+    batches: Callable[[int], Any],
+    config: TrainSettings,
+    *,
+    precision: str = "auto",
+    steps: int = 12,
+) -> Calibration:
+    """Measure a training step, on copies of the model, in each precision that is allowed; choose the faster.
+
+    `"auto"` compares fp32 with bf16 and takes bf16 where its median step is at least 1.15 times faster.
+    """
+    timed: dict[str, float] = {}
+    for name in ("fp32", "bf16") if precision == "auto" else (precision,):
+        trial = replace(config, precision=name, steps=steps + 3, devices=1, compile=False)
+        engine = Engine(alone=True)
+        clocks = [step.seconds for step in train(copy.deepcopy(model), objective, batches, trial, engine=engine)][3:]
+        timed[name] = float(np.median(clocks))
+    chosen = min(timed, key=lambda name: timed[name] * (1.15 if name == "bf16" else 1.0))
+    return Calibration(chosen, timed[chosen])
