@@ -203,13 +203,14 @@ def train(
         if finite:
             wrapped.step()
             _average(ema, parameters, config, step)
-        else:
+        failures = 0 if finite else failures + 1
+        message = _blame(model, objective, batches(step), config, step, engine) if failures == 3 else ""
+        if not finite:
             for buffer, value in zip(buffers, kept, strict=True):
                 buffer.copy_(value)
         optimizer.zero_grad(set_to_none=False)
-        failures = 0 if finite else failures + 1
-        if failures == 3:
-            raise Diverged(_blame(model, objective, batches(step), config, step, engine))
+        if message:
+            raise Diverged(message)
         done = step + 1
         yield Step(done, loss, norm, lr, time.perf_counter() - clock, done * config.batch_size, not finite, state)
 
@@ -252,7 +253,8 @@ def _gradient(
 ) -> tuple[float, float]:
     """Accumulate this step's gradient over the micro-batches and clip it; the mean loss and the norm before."""
     fabric = engine.fabric
-    generator, total = step_generator(config.seed, step, engine.device), torch.zeros((), device=engine.device)
+    generator = step_generator(config.seed, step, engine.device)
+    total = torch.zeros((), dtype=torch.float64, device=engine.device)
     for k in range(config.accumulate):
         part, draws = _share(batch, k, config, engine, generator)
         with fabric.no_backward_sync(module, enabled=k + 1 < config.accumulate):
@@ -306,8 +308,9 @@ def _load(
         moments[name][entry] = value
     for name, p, average in zip(names, parameters, ema, strict=True):
         average.copy_(state.ema[name])
-        kept = {k: v.clone() if k == "step" else v.to(p, copy=True) for k, v in moments[name].items()}
-        optimizer.state[p] = kept
+        # the moments must lie in memory like their parameter: the fused optimiser goes through both side by side
+        like = {k: v.clone() if k == "step" else torch.empty_like(p).copy_(v) for k, v in moments[name].items()}
+        optimizer.state[p] = like
     return state.step
 
 

@@ -37,7 +37,7 @@ def check_recipe(recipe: Recipe) -> None:
     if recipe.seconds is not None:
         check_positive("seconds", recipe.seconds)
     check_between("label_dropout", recipe.label_dropout, 0, 1)
-    check_settings(training_settings(recipe, recipe.steps or 1, "fp32"))
+    check_settings(training_settings(recipe, 1 if recipe.steps is None else recipe.steps, "fp32"))
 
 
 def training_settings(recipe: Recipe, steps: int, precision: str) -> TrainSettings:

@@ -227,7 +227,9 @@ class Run:
                 for last in self._steps(engine):
                     log.write(last)
                     if last.step == config.steps or time.monotonic() - clock >= checkpoint_seconds:
-                        saved, clock = self._save(last, log), time.monotonic()
+                        saved = last.step
+                        self._save(last, log)
+                        clock = time.monotonic()
                     yield last
             finally:
                 if last is not None and last.step > saved:
@@ -240,11 +242,10 @@ class Run:
         batches = Batches(self.dataset, config.batch_size, config.seed)
         return train(self._new_model(), self.objective(), batches, config, resume=state, engine=engine)
 
-    def _save(self, step: Step, log: _Log) -> int:
+    def _save(self, step: Step, log: _Log) -> None:
         log.flush()
         extra = {"seed": self.recipe.seed, "versions": versions(), "training_seconds": log.seconds}
         self._checkpoint = checkpoints.save(self.path / "checkpoints", step.state(), extra)
-        return step.step
 
     def sample(
         self,
