@@ -14,11 +14,11 @@ import time
 from collections.abc import Callable, Sequence
 from collections.abc import Generator as Generates
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from scorefield.calculus import Generator, Share
@@ -45,7 +45,8 @@ class Batch(Protocol):
         ...
 
 
-logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 Objective = Callable[[nn.Module, Any, Generator], Tensor]
 
@@ -107,12 +108,26 @@ class Engine:
             raise RuntimeError(
                 f"devices must equal the number of processes, {world}, got {devices}; give --devices {world}"
             )
-        self.fabric = Fabric(accelerator="auto", devices=devices, strategy="ddp" if world > 1 else "auto")
-        self.fabric.launch()
-        if self.fabric.world_size != devices:
-            raise RuntimeError(f"{devices} devices were asked for, {self.fabric.world_size} were there")
-        self.rank, self.world, self.device = self.fabric.global_rank, devices, self.fabric.device
-        self.barrier = self.fabric.barrier
+        self.rank, self.world, self.device = 0, devices, torch.accelerator.current_accelerator() or torch.device("cpu")
+        if world > 1:
+            if self.fabric.world_size != devices:
+                raise RuntimeError(f"{devices} devices were asked for, {self.fabric.world_size} were there")
+            self.rank, self.device = self.fabric.global_rank, self.fabric.device
+
+    @cached_property
+    def fabric(self) -> Fabric:
+        """Lightning's engine, with all processes started; imported when first needed, because that takes seconds."""
+        from lightning_fabric import Fabric
+
+        logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+        fabric = Fabric(accelerator="auto", devices=self.world, strategy="ddp" if self.world > 1 else "auto")
+        fabric.launch()
+        return fabric
+
+    def barrier(self) -> None:
+        """Wait for all processes."""
+        if self.world > 1:
+            self.fabric.barrier()
 
     def any(self, flag: bool) -> bool:
         """Whether the flag is set in any process."""

@@ -8,18 +8,22 @@ import shlex
 import shutil
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from scorefield import evaluation
 from scorefield.cli import show
 from scorefield.cli.codes import DONE
-from scorefield.experiments import demo as digits
 from scorefield.runs import Run, versions
 from scorefield.settings import DemoOptions, EvaluateOptions, InfoOptions, Recipe, SampleOptions, TrainOptions
 from scorefield.training import Engine, process_rank
 
+if TYPE_CHECKING:
+    from scorefield.evaluation import Row
+
 
 def demo(options: DemoOptions) -> int:
     """Train, judge and draw the demo, or what of it is missing."""
+    from scorefield.experiments import demo as digits
+
     console, path = show.console(), Path(options.output)
     if options.fresh and (path / "recipe.yaml").is_file():
         with Run.open(path).lock():
@@ -44,8 +48,10 @@ def demo(options: DemoOptions) -> int:
     return DONE
 
 
-def _judged(run: Run) -> list[evaluation.Row]:
+def _judged(run: Run) -> list[Row]:
     """The evaluation of this very step, as stored beside the run, or made and stored now."""
+    from scorefield import evaluation
+
     report = run.path / "evaluation.json"
     content = json.loads(report.read_text()) if report.is_file() else {}
     if content.get("step") == run.step:
@@ -99,6 +105,8 @@ def sample(options: SampleOptions) -> int:
 
 def evaluate(options: EvaluateOptions) -> int:
     """Judge a run."""
+    from scorefield import evaluation
+
     run = Run.open(options.run)
     rows = evaluation.evaluate(run, count=options.count, seed=options.seed)
     if options.json:

@@ -26,8 +26,19 @@ class Parser(ArgumentParser):
         unknown = re.search(r"[Uu]nrecognized arguments: (--[^ =]+)", message)
         known = [_dashed(flag) for action in self._actions for flag in action.option_strings]
         hint = nearest(_dashed(unknown[1]), known) if unknown else ""
+        wrong = re.search(r'key "(\S+)":.*(?:Given value|Got value): ([^\n]*)', message, re.S)
+        if wrong:
+            kinds = [_kind(action) for action in self._actions if action.dest == wrong[1]]
+            message = f"--{_dashed(wrong[1])} must be {kinds[0] if kinds else 'of another type'}, got {wrong[2]!r}"
         print(f"error: {message.strip()}{hint}\n{self.prog} --help tells all options", file=sys.stderr)
         sys.exit(BAD_INPUT)
+
+
+def _kind(action: Any) -> str:
+    """The type of an option in words."""
+    hint = str(getattr(action, "_typehint", None) or action.type)
+    names = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"}
+    return next((words for name, words in names.items() if name in hint), "of another type")
 
 
 def _dashed(flag: str) -> str:
@@ -52,16 +63,21 @@ def parse(
     parser = Parser(prog=f"scorefield {name}", description=(kinds[0].__doc__ or "").split("\n")[0])
     parser.add_argument("--config", action="config", help="read options from a YAML file")
     for kind in kinds:
-        by_hand = [f for f in dataclasses.fields(kind) if f.name in short or f.name == positional]
+        by_hand = [f for f in dataclasses.fields(kind) if f.name in short or f.name == positional or f.default is False]
         for field in by_hand:
             text = re.search(rf"^ +{field.name}: (.*)$", kind.__doc__ or "", re.M)
-            about = {"type": int if isinstance(field.default, int) else str, "help": text[1] if text else ""}
-            if field.name == positional:
-                parser.add_argument(field.name, **about)
+            about: dict[str, Any] = {"help": text[1] if text else ""}
+            flags = [*([short[field.name]] if field.name in short else []), f"--{field.name}"]
+            if field.default is False:
+                parser.add_argument(*flags, action="store_true", **about)
+            elif field.name == positional:
+                parser.add_argument(field.name, type=str, **about)
             else:
-                parser.add_argument(short[field.name], f"--{field.name}", default=field.default, **about)
+                parser.add_argument(
+                    *flags, type=int if isinstance(field.default, int) else str, default=field.default, **about
+                )
         parser.add_class_arguments(kind, skip={f.name for f in by_hand}, as_group=False)
-    values = parser.instantiate_classes(parser.parse_args([_underscored(a) for a in argv]))
+    values = parser.instantiate(parser.parse_args([_underscored(a) for a in argv]))
     return [kind(**{f.name: values[f.name] for f in dataclasses.fields(kind)}) for kind in kinds]
 
 

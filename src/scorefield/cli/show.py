@@ -6,16 +6,19 @@ import json
 import signal
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from scorefield.cli.codes import DONE, INTERRUPTED
-from scorefield.evaluation import Row
-from scorefield.metrics import Estimate
 from scorefield.runs import Run
 from scorefield.training import Engine
+
+if TYPE_CHECKING:
+    from scorefield.evaluation import Row
+    from scorefield.metrics import Estimate
 
 UNBIASED = ("kernel distance", "MMD²")  # near zero for real data too: their ratio means nothing
 

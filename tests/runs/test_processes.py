@@ -1,0 +1,97 @@
+"""Whole processes: killed at random and started again; two instead of one."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from conftest import small_recipe, trained
+from scorefield.runs import checkpoints as store
+
+ONE_THREAD = os.environ | {"OMP_NUM_THREADS": "1"}
+
+
+def command(*argv: object) -> list[str]:
+    return [sys.executable, "-m", "scorefield", *map(str, argv)]
+
+
+def train_command(path, steps: int, *more: object) -> list[str]:
+    size = ["--unet.width", 8, "--unet.blocks", 1, "--batch-size", 16]
+    return command("train", "digits", "-o", path, "--steps", steps, *size, *more)
+
+
+def tensors(path) -> dict[str, torch.Tensor]:
+    newest = store.complete(path / "checkpoints")[-1]
+    return {f"{p}.{k}": v for p in store.PARTS for k, v in load_file(newest / f"{p}.safetensors").items()}
+
+
+def kill_and_compare(tmp_path, *, kills: int, steps: int, seed: int) -> int:
+    """Train with kill -9 at random moments, then to the end; compare with an unbroken run. How many kills hit."""
+    argv = train_command(tmp_path / "killed", steps, "--precision", "fp32", "--checkpoint-seconds", 0.05)
+    clock, hits = random.Random(seed), 0
+    for _ in range(kills):
+        process = subprocess.Popen(argv, env=ONE_THREAD, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        log = tmp_path / "killed" / "metrics.jsonl"
+        before, start = log.stat().st_mtime_ns if log.exists() else 0, time.monotonic()
+        while process.poll() is None and time.monotonic() - start < 60:
+            if log.exists() and log.stat().st_mtime_ns > before:
+                break
+            time.sleep(0.01)
+        time.sleep(clock.uniform(0.0, 0.6))
+        hits += process.poll() is None
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    subprocess.run(argv, env=ONE_THREAD, check=True, capture_output=True)
+    whole = trained(small_recipe(steps=steps), tmp_path / "whole")
+    a, b = tensors(tmp_path / "killed"), tensors(whole.path)
+    assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+    return hits
+
+
+def test_three_kills_leave_a_run_that_ends_bit_for_bit_the_same(tmp_path):
+    """Weights, average and optimiser after kill -9 at random moments equal those of an unbroken run."""
+    assert kill_and_compare(tmp_path, kills=3, steps=150, seed=0) >= 1
+
+
+@pytest.mark.certify
+def test_twenty_kills_leave_a_run_that_ends_bit_for_bit_the_same(tmp_path):
+    """The same with twenty kills, most of which must hit a live process."""
+    assert kill_and_compare(tmp_path, kills=20, steps=700, seed=1) >= 15
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp64", 1e-12), ("fp32", 1e-5)])
+def test_two_processes_equal_one_after_fifty_steps(tmp_path, precision, tolerance):
+    """Same noise, same rows, averaged gradients: the weights agree to rounding."""
+    argv = train_command(tmp_path / "two", 50, "--precision", precision, "--devices", 2)
+    subprocess.run(argv, env=ONE_THREAD, check=True, capture_output=True)
+    one = trained(small_recipe(steps=50, precision=precision), tmp_path / "one")
+    a, b = tensors(tmp_path / "two"), tensors(one.path)
+    assert max((a[k].double() - b[k].double()).abs().max().item() for k in a if k.startswith("model.")) < tolerance
+
+
+def test_two_processes_write_the_very_same_samples(tmp_path, digits_run):
+    """The sample files of one process and of two are identical, byte for byte."""
+    for count in (1, 2):
+        argv = command("sample", digits_run.path, "-n", 230, "-o", tmp_path / f"{count}.npz", "--devices", count)
+        subprocess.run(argv, env=ONE_THREAD, check=True, capture_output=True)
+    assert (tmp_path / "1.npz").read_bytes() == (tmp_path / "2.npz").read_bytes()
+
+
+def test_a_terminated_process_saves_first(tmp_path):
+    """SIGTERM finishes the step, writes a checkpoint, and exits with 130."""
+    argv = train_command(tmp_path / "run", 100_000, "--precision", "fp32", "--checkpoint-seconds", 1000)
+    process = subprocess.Popen(argv, env=ONE_THREAD, stdout=subprocess.PIPE, text=True)
+    while not (tmp_path / "run" / "metrics.jsonl").exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    time.sleep(1.0)
+    process.send_signal(signal.SIGTERM)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 130 and "Go on with: scorefield train digits" in out
+    assert store.latest(tmp_path / "run" / "checkpoints")[0] is not None
