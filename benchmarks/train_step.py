@@ -39,7 +39,7 @@ def bare(network: nn.Module, x: Tensor, y: Tensor | None, bf16: bool) -> Callabl
     c = torch.zeros(len(x))
 
     def step() -> None:
-        network.zero_grad(set_to_none=False)
+        network.zero_grad()
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             out = network(x, c, y)
         out.square().mean().backward()

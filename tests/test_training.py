@@ -244,5 +244,5 @@ def test_calibration_leaves_the_model_as_it_was():
 def test_more_devices_than_processes_are_refused(monkeypatch):
     """Under torchrun with two processes, --devices 3 fails and says what to give."""
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(RuntimeError, match="--devices 2"):
+    with pytest.raises(RuntimeError, match="number of processes, 2, got 3; give it 2"):
         Engine(3)

@@ -14,8 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from collections.abc import Generator as Generates
 from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -44,9 +43,6 @@ class Batch(Protocol):
         """Their numbers in the data set, (B,)."""
         ...
 
-
-if TYPE_CHECKING:
-    from lightning_fabric import Fabric
 
 Objective = Callable[[nn.Module, Any, Generator], Tensor]
 
@@ -91,7 +87,7 @@ class Step:
 
 
 class Engine:
-    """One process or many, on the best device at hand; refuses to run on fewer than it was asked for.
+    """One process in plain torch, or many under Lightning Fabric; refuses to run on fewer than it was asked for.
 
     Under `torchrun` it joins the processes that are there; else `devices` > 1 starts the others by running this very
     command again.
@@ -103,38 +99,51 @@ class Engine:
 
     def __init__(self, devices: int = 1, *, alone: bool = False) -> None:
         check_count("devices", devices)
-        world = 1 if alone else int(os.environ.get("WORLD_SIZE", devices))
-        if world not in (1, devices):
-            raise RuntimeError(
-                f"devices must equal the number of processes, {world}, got {devices}; give --devices {world}"
-            )
-        self.rank, self.world, self.device = 0, devices, torch.accelerator.current_accelerator() or torch.device("cpu")
-        if world > 1:
+        there = 1 if alone else int(os.environ.get("WORLD_SIZE", devices))
+        if there not in (1, devices):
+            raise RuntimeError(f"devices must equal the number of processes, {there}, got {devices}; give it {there}")
+        self.rank, self.world = 0, devices
+        self.device = torch.accelerator.current_accelerator() or torch.device("cpu")
+        if devices > 1:
+            from lightning_fabric import Fabric  # takes seconds, so only where it is needed
+
+            logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+            self.fabric = Fabric(accelerator="auto", devices=devices, strategy="ddp")
+            self.fabric.launch()
             if self.fabric.world_size != devices:
                 raise RuntimeError(f"{devices} devices were asked for, {self.fabric.world_size} were there")
             self.rank, self.device = self.fabric.global_rank, self.fabric.device
 
-    @cached_property
-    def fabric(self) -> Fabric:
-        """Lightning's engine, with all processes started; imported when first needed, because that takes seconds."""
-        from lightning_fabric import Fabric
+    def setup(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[nn.Module, torch.optim.Optimizer]:
+        """Place the module on the device and wrap both for data parallelism."""
+        if self.world == 1:
+            return module.to(self.device), optimizer
+        wrapped = self.fabric.setup(module, optimizer)
+        return wrapped[0], wrapped[1]
 
-        logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
-        fabric = Fabric(accelerator="auto", devices=self.world, strategy="ddp" if self.world > 1 else "auto")
-        fabric.launch()
-        return fabric
+    def backward(self, loss: Callable[[], Tensor], module: nn.Module, *, last: bool) -> Tensor:
+        """Evaluate the loss and add to the gradients; processes exchange them with the `last` micro-batch."""
+        if self.world == 1:
+            value = loss()
+            value.backward()
+            return value.detach()
+        with self.fabric.no_backward_sync(module, enabled=not last):  # pyright: ignore[reportArgumentType]
+            value = loss()
+            self.fabric.backward(value)
+            return value.detach()
+
+    def sum(self, x: Tensor) -> Tensor:
+        """The sum over all processes."""
+        return x if self.world == 1 else torch.as_tensor(self.fabric.all_reduce(x, reduce_op="sum"))
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is set in any process."""
+        return flag if self.world == 1 else bool(self.sum(torch.tensor(float(flag), device=self.device)) > 0)
 
     def barrier(self) -> None:
         """Wait for all processes."""
         if self.world > 1:
             self.fabric.barrier()
-
-    def any(self, flag: bool) -> bool:
-        """Whether the flag is set in any process."""
-        if self.world == 1:
-            return flag
-        total = self.fabric.all_reduce(torch.tensor(float(flag), device=self.device), reduce_op="sum")
-        return bool(torch.as_tensor(total) > 0)
 
 
 def process_rank() -> int:
@@ -185,15 +194,14 @@ def train(
     """
     check_settings(config)
     engine = engine or Engine(config.devices)
-    fabric = engine.fabric
     names = [name for name, p in model.named_parameters() if p.requires_grad]
     parameters = [p for p in model.parameters() if p.requires_grad]
     buffers = list(model.buffers())
-    core = torch.compile(model, dynamic=False) if config.compile else model
+    core: Any = torch.compile(model, dynamic=False) if config.compile else model
     optimizer = torch.optim.AdamW(
         parameters, lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay, fused=True
     )
-    module, wrapped = fabric.setup(_Loss(core, objective, config.precision), optimizer)  # pyright: ignore[reportArgumentType]
+    module, wrapped = engine.setup(_Loss(core, objective, config.precision), optimizer)
     ema = [p.detach().clone() for p in parameters]
     start = _load(resume, model, names, parameters, ema, optimizer) if resume is not None else 0
 
@@ -213,7 +221,7 @@ def train(
         for group in optimizer.param_groups:
             group["lr"] = lr
         kept = [b.clone() for b in buffers]
-        loss, norm = _gradient(engine, module, wrapped, batches(step), config, step)
+        loss, norm = _gradient(engine, module, batches(step), config, step)
         finite = math.isfinite(loss) and math.isfinite(norm)
         if finite:
             wrapped.step()
@@ -223,7 +231,7 @@ def train(
         if not finite:
             for buffer, value in zip(buffers, kept, strict=True):
                 buffer.copy_(value)
-        optimizer.zero_grad(set_to_none=False)
+        optimizer.zero_grad()
         if message:
             raise Diverged(message)
         done = step + 1
@@ -259,26 +267,18 @@ def learning_rate(config: TrainSettings, step: int) -> float:
 
 def step_generator(seed: int, step: int, device: torch.device | str = "cpu") -> torch.Generator:
     """The generator of one step's noise: a function of (seed, step) alone."""
-    state = np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0]
-    return torch.Generator(device).manual_seed(int(state >> np.uint64(1)))
+    return torch.Generator(device).manual_seed((seed * 0x9E3779B97F4A7C15 + step) % 2**63)
 
 
-def _gradient(
-    engine: Engine, module: Any, optimizer: Any, batch: Any, config: TrainSettings, step: int
-) -> tuple[float, float]:
+def _gradient(engine: Engine, module: nn.Module, batch: Any, config: TrainSettings, step: int) -> tuple[float, float]:
     """Accumulate this step's gradient over the micro-batches and clip it; the mean loss and the norm before."""
-    fabric = engine.fabric
-    generator = step_generator(config.seed, step, engine.device)
+    generator, parts = step_generator(config.seed, step, engine.device), config.accumulate
     total = torch.zeros((), dtype=torch.float64, device=engine.device)
-    for k in range(config.accumulate):
+    for k in range(parts):
         part, draws = _share(batch, k, config, engine, generator)
-        with fabric.no_backward_sync(module, enabled=k + 1 < config.accumulate):
-            loss = module(part, draws).mean() / config.accumulate
-            fabric.backward(loss)
-        total += loss.detach()
-    norm = fabric.clip_gradients(module, optimizer, max_norm=config.clip, error_if_nonfinite=False)
-    total = fabric.all_reduce(total, reduce_op="mean") if engine.world > 1 else total
-    return float(torch.as_tensor(total)), float(torch.as_tensor(norm))
+        total += engine.backward(lambda: module(part, draws).mean() / parts, module, last=k + 1 == parts)  # noqa: B023
+    norm = nn.utils.clip_grad_norm_(module.parameters(), config.clip)
+    return (engine.sum(total) / engine.world).item(), norm.item()
 
 
 def _share(

@@ -37,7 +37,7 @@ class MLP(nn.Module):
         self.condition = Condition(max(32, size.width // 2), classes)
         widths = [dimension] + [size.width] * size.depth
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths, widths[1:], strict=False))
-        self.biases = nn.ModuleList(nn.Linear(self.condition.width, b, bias=False) for b in widths[1:])
+        self.bias = nn.Linear(self.condition.width, size.depth * size.width, bias=False)  # all U_l in one product
         self.head = nn.Linear(widths[-1], dimension)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
@@ -45,8 +45,8 @@ class MLP(nn.Module):
     def forward(self, x: Tensor, c: Tensor, y: Tensor | None = None) -> Tensor:
         """F(x, c, y), shaped like x."""
         check_shape("x", x, (len(x), *self.shape), "the shape the network was built for")
-        e = nn.functional.silu(self.condition(c, y)).to(x.dtype)
+        biases = self.bias(nn.functional.silu(self.condition(c, y)).to(x.dtype)).chunk(len(self.layers), dim=1)
         h = x.flatten(1)
-        for layer, bias in zip(self.layers, self.biases, strict=True):
-            h = nn.functional.silu(layer(h) + bias(e))
+        for layer, bias in zip(self.layers, biases, strict=True):
+            h = nn.functional.silu(layer(h) + bias)
         return self.head(h).reshape(x.shape)

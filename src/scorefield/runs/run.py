@@ -296,10 +296,8 @@ class Run:
             drawn = draw(score, self.noise, like, sampler, steps, denoise=denoise, path=path, generator=generator)
             whole[rows], evaluations = drawn.x.cpu(), drawn.evaluations
             paths += [] if drawn.path is None else [drawn.path.cpu()]
-        if engine.world > 1:
-            whole = torch.as_tensor(engine.fabric.all_reduce(whole, reduce_op="sum"))
         kept = self._unscale(torch.cat(paths, dim=1)) if paths else None
-        return Samples(self._unscale(whole), kept, {} if y is None else {"y": y}, evaluations)
+        return Samples(self._unscale(engine.sum(whole)), kept, {} if y is None else {"y": y}, evaluations)
 
     def _unscale(self, x: Tensor) -> Tensor:
         return torch.from_numpy(self.dataset.info.scaling.undo(x, self.dataset.info.dtype))
