@@ -19,9 +19,8 @@ from sklearn.decomposition import PCA
 from sklearn.svm import SVC
 from torch import Tensor
 
-from scorefield.calculus import Score
 from scorefield.checks import check_count
-from scorefield.densities import TOYS, Curve, toy
+from scorefield.densities import TOYS, GaussianMixture, toy
 from scorefield.fields import at
 from scorefield.metrics import (
     Estimate,
@@ -165,9 +164,7 @@ def _median(distances: Tensor) -> Estimate:
 def _vector_rows(run: Run, x: Tensor, seed: int) -> list[Row]:
     data = run.dataset
     if len(data.held_out_rows) < 8:
-        raise ValueError(
-            f"a run is judged beside held-out rows, got {len(data.held_out_rows)}; train with --held-out 0.1"
-        )
+        raise ValueError(f"a run is judged by at least 8 held-out rows, got {len(data.held_out_rows)}; hold out more")
     held, _ = _real(run, data.held_out_rows, seed)
     train, _ = _real(run, data.train_rows, seed)
     size = min(len(x), len(held), len(train))
@@ -181,29 +178,24 @@ def _vector_rows(run: Run, x: Tensor, seed: int) -> list[Row]:
         Row("two-sample test", test["samples"], test["real"], "accuracy; 0.5 cannot be told from held-out data"),
     ]
     truth = toy(run.recipe.data) if run.recipe.data in TOYS else None
-    if truth is not None and not isinstance(truth, Curve):
-        raw = truth.sample((2000,), generator=torch.Generator().manual_seed(seed)).double()
-        learned = _in_data_units(run)
-        error, size_of_truth = (
-            fisher_divergence(learned, truth.score, raw),
-            fisher_divergence(torch.zeros_like, truth.score, raw),
-        )
-        rows.append(
-            Row(
-                "Fisher divergence",
-                error,
-                size_of_truth,
-                "to the true score; real: E‖score‖²",
-            )
-        )
+    if isinstance(truth, GaussianMixture):
+        rows.append(_fisher_row(run, truth, seed))
     return rows
 
 
-def _in_data_units(run: Run) -> Score:
-    """The learned score at the data's end, as a field over the data in their own units."""
-    learned, scaling = at(run.score, run.noise.t_min), run.dataset.info.scaling
-    scale = torch.as_tensor(scaling.scale)
-    return lambda x: learned(scaling.apply(x.numpy())).double() / scale
+def _fisher_row(run: Run, truth: GaussianMixture, seed: int, sigma: float = 0.1) -> Row:
+    """The learned score against the exact one of the blurred mixture, both of scaled data, at one noise level."""
+    mean, scale = (torch.as_tensor(v) for v in (run.dataset.info.scaling.mean, run.dataset.info.scaling.scale))
+    scaled = GaussianMixture(
+        truth.weights, (truth.means - mean) / scale, truth.covariances / (scale[:, None] * scale[None, :])
+    )
+    t = run.noise.time_at(torch.tensor(sigma, dtype=torch.float64))
+    law = scaled.blurred(run.noise, t.item())
+    x = law.sample((2000,), generator=torch.Generator().manual_seed(seed))
+    score = at(run.score, t)
+    error = fisher_divergence(lambda x: score(x.float()).double(), law.score, x)
+    energy = fisher_divergence(torch.zeros_like, law.score, x)
+    return Row("Fisher divergence", error, energy, f"to the true score at noise {sigma:g}; real: E‖score‖²")
 
 
 def loss_by_level(run: Run, rows: np.ndarray, *, levels: int = 24, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
