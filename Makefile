@@ -30,17 +30,18 @@ types: setup
 	$(BIN)/basedpyright
 
 docs: setup ## build the documentation into site/, warnings are errors
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 check: lint types docs ## lint, types and docs, as CI runs them before the tests
 
 certify: setup ## the long certificates: kills, fuzzing, tables; results are committed
-	$(BIN)/python -m pytest -m certify
-	$(BIN)/python -m benchmarks.certificate
+	$(BIN)/python benchmarks/certify.py
 
 bench: setup ## the benchmarks, each printed as ratios in one run
 	$(BIN)/python benchmarks/train_step.py
 	$(BIN)/python benchmarks/sample_step.py
+	$(BIN)/python -m pip install --quiet --no-deps --target .peers --requirement benchmarks/peers.txt
+	PYTHONPATH=.peers $(BIN)/python benchmarks/peers.py
 
 clean: ## remove what the build leaves behind (not runs/)
 	rm -rf $(VENV) site dist .pytest_cache .ruff_cache

@@ -8,7 +8,9 @@ from collections.abc import Callable, Mapping
 import torch
 
 
-def best_times(functions: Mapping[str, Callable[[], object]], *, repeats: int = 30, warmup: int = 3) -> dict[str, float]:
+def best_times(
+    functions: Mapping[str, Callable[[], object]], *, repeats: int = 30, warmup: int = 3
+) -> dict[str, float]:
     """Seconds per call of each function: the minimum over repetitions that alternate between them."""
     best = dict.fromkeys(functions, float("inf"))
     for k in range(warmup + repeats):

@@ -100,20 +100,28 @@ def main() -> None:
     for precision in ("bf16", "fp32"):
         times = best_times(
             {
-                "step of train()": stepper(ScoreModel(copy.deepcopy(network), NOISE), objective, batch, precision, size),
+                "step of train()": stepper(
+                    ScoreModel(copy.deepcopy(network), NOISE), objective, batch, precision, size
+                ),
                 "bare network, forward and backward": bare(copy.deepcopy(network), x, y, precision == "bf16"),
             },
             repeats=options.repeats,
         )
         step, alone = times.values()
-        rows = {name: f"{1e3 * t:8.2f} ms" for name, t in times.items()} | {"ratio (target <= 1.05)": f"{step / alone:.3f}"}
+        rows = {name: f"{1e3 * t:8.2f} ms" for name, t in times.items()} | {
+            "ratio (target <= 1.05)": f"{step / alone:.3f}"
+        }
         report(f"digits U-Net, batch {size}, {precision}", rows)
 
     twin = contiguous_forward(groupnorm_twin(network))
     times = best_times(
         {
-            "channels-last, LayerNorm, bf16": stepper(ScoreModel(copy.deepcopy(network), NOISE), objective, batch, "bf16", size),
-            "channels-last, LayerNorm, fp32": stepper(ScoreModel(copy.deepcopy(network), NOISE), objective, batch, "fp32", size),
+            "channels-last, LayerNorm, bf16": stepper(
+                ScoreModel(copy.deepcopy(network), NOISE), objective, batch, "bf16", size
+            ),
+            "channels-last, LayerNorm, fp32": stepper(
+                ScoreModel(copy.deepcopy(network), NOISE), objective, batch, "fp32", size
+            ),
             "NCHW, GroupNorm, fp32": stepper(ScoreModel(twin, NOISE), objective, batch, "fp32", size),
         },
         repeats=options.repeats,
@@ -131,13 +139,17 @@ def main() -> None:
 
     times = best_times(
         {
-            "train(): fused AdamW, foreach average": repeated(stepper(copy.deepcopy(tiny), uniform, batch, "fp32", size)),
+            "train(): fused AdamW, foreach average": repeated(
+                stepper(copy.deepcopy(tiny), uniform, batch, "fp32", size)
+            ),
             "plain Adam, average in Python": repeated(plain_loop(copy.deepcopy(tiny), x)),
         },
         repeats=options.repeats,
     )
     ours, theirs = times.values()
-    rows = {name: f"{1e3 * t / 20:8.3f} ms" for name, t in times.items()} | {"ratio (target >= 1.2)": f"{theirs / ours:.2f}"}
+    rows = {name: f"{1e3 * t / 20:8.3f} ms" for name, t in times.items()} | {
+        "ratio (target >= 1.2)": f"{theirs / ours:.2f}"
+    }
     report(f"tiny MLP 3 x 64, batch {size}", rows)
 
 
