@@ -104,7 +104,7 @@ def divergence(
     with torch.enable_grad():
         s = score(at)
         check_score(s, x)
-        estimate = torch.zeros_like(x[:, 0].flatten(1).sum(1))
+        estimate = x.new_zeros(len(x))
         for _ in range(probes):
             v = rademacher_like(x, generator)
             estimate = estimate + inner(vector_jacobian(s, at, v), v) / probes
@@ -113,7 +113,8 @@ def divergence(
 
 def _exact_divergence(score: Score, x: Tensor) -> tuple[Tensor, Tensor]:
     """Forward-mode derivatives along every basis vector, batched by vmap over the basis."""
-    basis = torch.eye(x[0].numel(), dtype=x.dtype, device=x.device).reshape(-1, 1, *x.shape[1:])
+    x = x.contiguous()  # an expanded view cannot carry a tangent
+    basis = torch.eye(x.shape[1:].numel(), dtype=x.dtype, device=x.device).reshape(-1, 1, *x.shape[1:])
 
     def directional(e: Tensor) -> tuple[Tensor, Tensor]:
         out = torch.func.jvp(score, (x,), (e.expand_as(x),))
@@ -163,6 +164,9 @@ class PerSample:
 
     def __init__(self, seed: int, indices: Sequence[int]) -> None:
         check_count("seed", seed, least=0)
+        for name, value in (("seed", seed), *(("index", int(i)) for i in indices)):
+            if not 0 <= value < 2**64:
+                raise ValueError(f"{name} must lie in [0, 2**64), got {value}")
         self._streams = [np.random.Generator(np.random.Philox(key=[seed, int(i)])) for i in indices]
 
     def normal(self, x: Tensor) -> Tensor:

@@ -105,7 +105,8 @@ class At:
     """A noise-conditional score at one time; forwards the log-density and the divergence where they exist."""
 
     def __init__(self, score: NoisyScore, t: Tensor | float) -> None:
-        self._score, self._t = score, torch.as_tensor(t)
+        self._score = score
+        self._t = t if isinstance(t, Tensor) else torch.tensor(t, dtype=torch.float64)
         for name in ("log_density", "with_divergence"):
             if hasattr(score, name):
                 method = getattr(score, name)

@@ -302,6 +302,8 @@ def _ends_from_data(x: Tensor) -> tuple[float, float, tuple[str, str]]:
     sample = x[rows].flatten(1).double()
     distances = torch.cdist(sample, sample, compute_mode="donot_use_mm_for_euclid_dist")
     high = distances.max().item()
+    if not math.isfinite(high):
+        raise ValueError("x must be finite, got rows with nan or infinity; drop them")
     if not high > 0:
         raise ValueError(f"x must have at least 2 different rows, got {len(x)} equal ones; give data that varies")
     positive = torch.where(distances > 0, distances, math.inf)

@@ -127,7 +127,7 @@ class UNet(nn.Module):
         e = nn.functional.silu(self.condition(c, y))
         h = nn.functional.pad(x, (0, -width % self.multiple, 0, -height % self.multiple))
         h = nn.functional.pixel_unshuffle(h, self.patch) if self.patch > 1 else h
-        h = self.entrance(h.contiguous(memory_format=torch.channels_last))
+        h = self.entrance(h.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2))  # channels last, also under vmap
         skips = []
         for module in self.down:
             if isinstance(module, Residual):

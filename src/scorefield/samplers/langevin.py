@@ -115,7 +115,8 @@ def chain(
         infos.append(info)
         if keep is not None and k % keep == 0:
             path.append(x)
-    return Samples(x, torch.stack(path) if path else None, gather(infos), score.calls)
+    kept = None if keep is None else torch.stack(path) if path else x.new_empty((0, *x.shape))
+    return Samples(x, kept, gather(infos), score.calls)
 
 
 def gather(infos: list[Info]) -> Info:
