@@ -5,6 +5,8 @@ Pictures that a page's blocks write stay in the folder of the test: `pytest test
 
 import ast
 import contextlib
+import importlib
+import inspect
 import io
 import math
 import re
@@ -139,11 +141,12 @@ def test_the_site_fetches_nothing():
 
 
 def public_names(room: Path) -> list[str]:
-    """What a package lists in `__all__`; what a file defines without an underscore."""
-    tree = ast.parse((room / "__init__.py" if room.is_dir() else room).read_text())
+    """The functions and classes that a package lists in `__all__`, or that a file defines without an underscore."""
     if room.is_dir():
-        listed = [n.value for n in tree.body if isinstance(n, ast.Assign) and ast.unparse(n.targets[0]) == "__all__"]
-        return ast.literal_eval(listed[0]) if listed else []
+        package = importlib.import_module(f"scorefield.{room.stem}")
+        listed = {name: getattr(package, name) for name in getattr(package, "__all__", [])}
+        return [name for name, value in listed.items() if inspect.isfunction(value) or inspect.isclass(value)]
+    tree = ast.parse(room.read_text())
     defined = [n.name for n in tree.body if isinstance(n, (ast.FunctionDef, ast.ClassDef))]
     return [name for name in defined if not name.startswith("_")]
 

@@ -112,7 +112,7 @@ def test_mmd_takes_the_median_distance_and_any_shape():
 def test_the_kernel_sums_do_not_depend_on_the_block(monkeypatch):
     a, b = normal(30, 3, 1), normal(41, 3, 2)
     whole, distances = mmd(a, b, bandwidth=1.0), nearest_distances(a, a, exclude_self=True)
-    monkeypatch.setattr("scorefield.metrics._BLOCK", 200)
+    monkeypatch.setattr("scorefield.metrics.pairs._BLOCK", 200)
     parts = mmd(a, b, bandwidth=1.0)
     assert abs(parts.value - whole.value) < 1e-12 and abs(parts.standard_error - whole.standard_error) < 1e-12
     torch.testing.assert_close(nearest_distances(a, a, exclude_self=True), distances)

@@ -57,7 +57,6 @@ def score_of(log_density: LogDensity) -> ScoreOf:
 
     Returns:
         a score (B, *D) -> (B, *D) that carries `.log_density`.
-
     """
     return ScoreOf(log_density)
 
@@ -90,7 +89,6 @@ def divergence(
     Raises:
         ValueError: an unknown method, no probe, or a score that returns another shape.
         TypeError: `x` is not floating point.
-
     """
     check_floating("x", x)
     check_choice("method", method, ("exact", "hutchinson"))
@@ -130,7 +128,6 @@ def vector_jacobian(s: Tensor, x: Tensor, v: Tensor) -> Tensor:
 
     Raises:
         RuntimeError: `s` carries no graph, because the score detached it or ran under `no_grad`.
-
     """
     if not s.requires_grad:
         raise RuntimeError("the score returned a tensor without a graph; it must not detach or run under no_grad")
@@ -159,7 +156,6 @@ class PerSample:
     Args:
         seed: an integer >= 0.
         indices: which samples the batch holds, one integer >= 0 per row.
-
     """
 
     def __init__(self, seed: int, indices: Sequence[int]) -> None:

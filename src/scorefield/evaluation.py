@@ -119,10 +119,10 @@ def _image_rows(run: Run, x: Tensor, asked: Tensor | None, seed: int) -> list[Ro
     pca = PCA(min(COMPONENTS, x.shape[1], len(everything) - 1), random_state=0).fit(everything.numpy())
     features, real_features = (torch.from_numpy(pca.transform(v.numpy())) for v in (x, everything))
     size = min(len(features), len(real_features) // 2)
-    features_named = f"{pca.n_components_} principal components, n = {size}"
+    features_named = f"{pca.n_components_} principal components"
     ours = _over_splits(features[:size], real_features, size, seed)
     halves = _over_splits(None, real_features, size, seed)
-    rows.append(Row("Fréchet distance", ours, halves, f"{features_named}; real: two halves of the data"))
+    rows.append(Row("Fréchet distance", ours, halves, f"{features_named}; real: two halves"))
     split = torch.randperm(len(real_features), generator=torch.Generator().manual_seed(seed))
     kernel = kernel_distance(features[:size], real_features[split[:size]])
     between = kernel_distance(real_features[split[size : 2 * size]], real_features[split[:size]])

@@ -37,7 +37,6 @@ class ScoreModel(nn.Module):
 
     Source: Karras et al. 2022 (arXiv:2206.00364), table 1 and appendix B.6, for any alpha and sigma; velocity:
     Salimans & Ho 2022 (arXiv:2202.00512), normalised for schedules that do not preserve the variance.
-
     """
 
     def __init__(self, network: nn.Module, noise: Noise, predicts: str = "edm", data_scale: float = 1.0) -> None:
@@ -81,7 +80,6 @@ class EnergyModel(nn.Module):
 
     Args:
         network: (x) or (x, t) or (x, t, y) -> energies (B,) or (B, 1), by what it is called with.
-
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -155,6 +153,5 @@ def denoise(score: NoisyScore, noise: Noise, x_t: Tensor, t: Tensor) -> Tensor:
         the posterior mean of the clean samples, (B, *D).
 
     Source: Robbins 1956; Efron 2011, equation 2.8; here for any alpha.
-
     """
     return (x_t + expand(noise.sigma(t) ** 2, x_t) * score(x_t, t)) / expand(noise.alpha(t), x_t)

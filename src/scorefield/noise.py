@@ -97,7 +97,6 @@ class Noise:
 
         Returns:
             a torch Distribution with event shape `shape`: `sample((n,))` is (n, *D), `log_prob(x)` is (B,).
-
         """
         end = torch.tensor(self.t_max, dtype=torch.float64)
         alpha, sigma = self.alpha(end).item(), self.sigma(end).item()
@@ -266,7 +265,6 @@ class Levels(Noise):
 
         Raises:
             ValueError: fewer than two rows, or all rows equal.
-
         """
         low, high, reasons = _ends_from_data(x)
         gamma, why = overlap_ratio(x[0].numel())

@@ -37,7 +37,6 @@ def read(settings: DataSettings, *, seed: int) -> Table:
     Raises:
         ValueError: a setting that does not fit, a source that is missing, damaged or of an unknown format.
         TypeError: an array of Python objects.
-
     """
     _check(settings)
     source = settings.source

@@ -50,7 +50,6 @@ def check_samples(table: Table, *, on_nonfinite: str) -> Samples:
     Raises:
         ValueError: a shape that is no set of samples, fewer than two rows, labels that do not fit, NaN or infinity.
         TypeError: values or labels of a kind that cannot be used.
-
     """
     x = _with_sample_axes(table.x)
     columns = (table.columns or tuple(f"x{j}" for j in range(x.shape[1]))) if x.ndim == 2 else ()

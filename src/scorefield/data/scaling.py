@@ -58,7 +58,6 @@ def learn_scaling(pieces: Callable[[], Iterable[np.ndarray]], columns: tuple[str
 
     Raises:
         ValueError: a column, or all pixels, of one value; values too large to average.
-
     """
     axis = 0 if columns else None
 

@@ -115,7 +115,6 @@ def prepare(settings: DataSettings, folder: Path, *, seed: int = 0) -> Dataset:
     Raises:
         ValueError: a setting, source, shape or value that cannot be used; the message says what to do.
         TypeError: values or labels of a kind that cannot be used.
-
     """
     check_count("seed", seed, least=0)
     samples = check_samples(read(settings, seed=seed), on_nonfinite=settings.on_nonfinite)
@@ -160,7 +159,6 @@ def open_dataset(folder: Path, *, verify: bool = False) -> Dataset:
 
     Raises:
         RuntimeError: a file is missing or damaged; the message names it.
-
     """
     folder = Path(folder)
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from scorefield import plots
@@ -47,14 +48,14 @@ def _limits(run: Run) -> tuple[float, float]:
     return float(x.min()), float(x.max())
 
 
-def _by_class(run: Run) -> plots.Figure:
+def _by_class(run: Run) -> Figure:
     """Twelve samples of each class."""
     rows = torch.stack([run.sample(12, seed=1, label=name).x for name in run.classes])
     names = [str(name) for name in run.classes]
     return plots.image_grid(rows, row_names=names, value_range=_limits(run), title="Samples by class")
 
 
-def _there_and_back(run: Run, count: int = 5) -> plots.Figure:
+def _there_and_back(run: Run, count: int = 5) -> Figure:
     """Real images noised through the levels, and samples on their way from noise."""
     data, noise = run.dataset, run.noise
     x = data.x_scaled(data.held_out_rows[:count])
@@ -71,7 +72,7 @@ def _there_and_back(run: Run, count: int = 5) -> plots.Figure:
     return plots.paths(panels, column_names={"Noising": names, "The way back": [*reversed(names[1:]), "sample"]})
 
 
-def _loss(run: Run) -> plots.Figure:
+def _loss(run: Run) -> Figure:
     """Denoising loss per pixel against the noise level, on training and on held-out images."""
     sigma, curves, bands = _loss_curves(run)
     return plots.curves(

@@ -19,7 +19,6 @@ class Condition(nn.Module):
     Args:
         width: features of the embedding.
         classes: number of classes; 0 for a network that takes no labels.
-
     """
 
     omega: Tensor

@@ -24,7 +24,6 @@ class MLP(nn.Module):
         shape: shape (*D) of one sample, or its dimension.
         size: width and number of hidden layers.
         classes: number of classes; 0 for none.
-
     """
 
     def __init__(self, shape: int | Sequence[int], size: MLPSize | None = None, *, classes: int = 0) -> None:

@@ -81,7 +81,6 @@ class UNet(nn.Module):
         shape: shape (C, H, W) of one image, H and W >= 8; padded inside to what the resolutions divide.
         size: width, blocks, resolutions, patch.
         classes: number of classes; 0 for none.
-
     """
 
     def __init__(self, shape: Sequence[int], size: UNetSize | None = None, *, classes: int = 0) -> None:

@@ -37,7 +37,6 @@ def denoising(
         ValueError: sigma <= 0, an unknown kernel, or a score of another shape than `x`.
 
     Source: Vincent 2011, equation 9.
-
     """
     check_floating("x", x)
     check_positive("sigma", sigma)
@@ -83,7 +82,6 @@ def noise_conditional(
         ValueError: an unknown weight, times of another shape than (B,), or a score of another shape than `x`.
 
     Source: Song & Ermon 2019 (arXiv:1907.05600), equation 6; Song et al. 2021 (arXiv:2011.13456), equation 7.
-
     """
     check_floating("x", x)
     t = uniform_times(noise, x, generator) if t is None else t

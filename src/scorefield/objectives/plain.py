@@ -31,7 +31,6 @@ def explicit(score: Score, x: Tensor, target: Tensor) -> Tensor:
         ValueError: `target` or the score has another shape than `x`.
 
     Source: Hyvärinen 2005, equation 2.
-
     """
     check_floating("x", x)
     check_shape("target", target, tuple(x.shape), "the shape of x")
@@ -61,7 +60,6 @@ def implicit(score: Score, x: Tensor, *, method: str = "exact", probes: int = 1,
         ValueError: an unknown method, or a score of another shape than `x`.
 
     Source: Hyvärinen 2005, theorem 1.
-
     """
     s, trace = divergence(score, x, method=method, probes=probes, generator=generator)
     return inner(s, s) / 2 + trace
@@ -98,7 +96,6 @@ def sliced(
         RuntimeError: the score returned a tensor without a graph.
 
     Source: Song et al. 2019 (arXiv:1905.07088), equations 7 and 8.
-
     """
     check_floating("x", x)
     check_count("probes", probes)

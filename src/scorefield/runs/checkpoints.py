@@ -5,13 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import platform
 import shutil
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+import scorefield
 from scorefield.training import State
 
 PARTS = ("model", "ema", "optimizer")
@@ -105,6 +108,16 @@ def latest(folder: Path) -> tuple[Path | None, tuple[str, ...]]:
     if notes:
         raise Damaged(f"{'; '.join(notes)}; no whole checkpoint is left in {folder}")
     return None, ()
+
+
+def versions() -> dict[str, str]:
+    """The versions that a checkpoint was made with."""
+    return {
+        "scorefield": scorefield.__version__,
+        "python": platform.python_version(),
+        "torch": version("torch"),
+        "numpy": version("numpy"),
+    }
 
 
 def _sha256(path: Path) -> str:

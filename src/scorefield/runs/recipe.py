@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from pathlib import Path
 from typing import Any
 
@@ -183,8 +182,3 @@ def differences(stored: Recipe, asked: Recipe) -> list[str]:
     if asked.seconds is not None:
         pairs.append(("seconds", stored.seconds, asked.seconds))
     return [f"{name} was {old!r} in this run, got {new!r}" for name, old, new in pairs if old != new]
-
-
-def steps_for(seconds: float, seconds_per_step: float) -> int:
-    """How many steps fit into a time budget, at least 10."""
-    return max(10, math.floor(seconds / seconds_per_step))

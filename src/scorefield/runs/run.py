@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
-import platform
 import shutil
 import time
 from collections.abc import Generator
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +14,6 @@ import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
 
-import scorefield
 from scorefield.calculus import NoisyScore, PerSample
 from scorefield.checks import check_count, nearest
 from scorefield.data import Batches, Dataset, open_dataset, prepare
@@ -25,25 +21,22 @@ from scorefield.fields import ScoreModel, given
 from scorefield.noise import Noise
 from scorefield.runs import checkpoints
 from scorefield.runs.draw import draw
+from scorefield.runs.log import Log
 from scorefield.runs.recipe import (
     LabelledNoise,
     build_model,
     build_noise,
     check_recipe,
-    choose_noise,
     differences,
     from_yaml,
-    noise_parameters,
-    steps_for,
     to_yaml,
-    training_settings,
 )
+from scorefield.runs.resolve import resolve
 from scorefield.samplers import Samples
 from scorefield.settings import Recipe, Resolved
-from scorefield.training import Engine, Step, calibrate, train
+from scorefield.training import Engine, Step, train
 
 CHUNK = 100  # samples per call of a sampler; fixed, so that no sample depends on the number of processes
-STEPS = 2000
 
 
 class Locked(RuntimeError):
@@ -87,7 +80,7 @@ class Run:
         missing = [p for p in (path.parent, *path.parent.parents) if not p.exists()]
         try:
             dataset = prepare(recipe.data_settings(), staging, seed=recipe.seed)
-            resolved = _resolve(recipe, dataset)
+            resolved = resolve(recipe, dataset)
             (staging / "recipe.yaml").write_text(to_yaml(recipe, resolved))
             if path.exists():
                 path.rmdir()
@@ -222,7 +215,7 @@ class Run:
         with self.lock():
             self.dataset = open_dataset(self.path, verify=True)
             self._checkpoint, self.notes = checkpoints.latest(self.path / "checkpoints")
-            log, saved, clock, last = _Log(self.path / "metrics.jsonl", self.step), self.step, time.monotonic(), None
+            log, saved, clock, last = Log(self.path / "metrics.jsonl", self.step), self.step, time.monotonic(), None
             try:
                 for last in self._steps(engine):
                     log.write(last)
@@ -242,9 +235,9 @@ class Run:
         batches = Batches(self.dataset, config.batch_size, config.seed)
         return train(self._new_model(), self.objective(), batches, config, resume=state, engine=engine)
 
-    def _save(self, step: Step, log: _Log) -> None:
+    def _save(self, step: Step, log: Log) -> None:
         log.flush()
-        extra = {"seed": self.recipe.seed, "versions": versions(), "training_seconds": log.seconds}
+        extra = {"seed": self.recipe.seed, "versions": checkpoints.versions(), "training_seconds": log.seconds}
         self._checkpoint = checkpoints.save(self.path / "checkpoints", step.state(), extra)
 
     def sample(
@@ -329,80 +322,3 @@ class Run:
         with partial.open("wb") as file:
             np.savez(file, allow_pickle=False, **arrays)
         return partial.replace(path)
-
-
-class _Log:
-    """metrics.jsonl: every step up to 1,000, then every tenth; cut back to the step that training resumes from."""
-
-    def __init__(self, path: Path, step: int) -> None:
-        kept, self.seconds = [], 0.0
-        for line in path.read_text().splitlines() if path.exists() else []:
-            try:
-                entry = json.loads(line)
-            except ValueError:
-                continue
-            if entry["step"] <= step:
-                kept.append(line)
-                self.seconds = entry["training_seconds"]
-        partial = path.with_name(f".{path.name}.partial")
-        partial.write_text("".join(f"{line}\n" for line in kept))
-        partial.replace(path)
-        self._file = path.open("a")
-
-    def write(self, step: Step) -> None:
-        self.seconds += step.seconds
-        if step.step <= 1000 or step.step % 10 == 0 or step.skipped:
-            entry = {"step": step.step, "loss": step.loss, "grad_norm": step.grad_norm, "lr": step.lr}
-            entry |= {"training_seconds": round(self.seconds, 3)} | ({"skipped": True} if step.skipped else {})
-            self._file.write(json.dumps(entry) + "\n")
-
-    def flush(self) -> None:
-        self._file.flush()
-
-    def close(self) -> None:
-        self._file.close()
-
-
-def _resolve(recipe: Recipe, dataset: Dataset) -> Resolved:
-    """Settle what the recipe leaves open: schedule, network, precision, number of steps."""
-    image = dataset.info.kind == "image"
-    rows = dataset.train_rows[:: max(1, len(dataset.train_rows) // 2000)]
-    noise = choose_noise(recipe, dataset.x_scaled(rows))
-    network = recipe.network or ("unet" if image else "mlp")
-    levels = "log-normal" if image and recipe.noise != "levels" else "uniform"
-    automatic = "auto" if network == "unet" else "fp32"
-    precision = automatic if recipe.precision == "auto" else recipe.precision
-    steps = recipe.steps or STEPS
-    parameters = noise_parameters(noise)
-    if precision == "auto" or recipe.seconds is not None:
-        trial = Resolved(parameters, network, levels, training_settings(recipe, steps, "fp32"))
-        if precision == "fp64":
-            trial = dataclasses.replace(trial, training=training_settings(recipe, steps, "fp64"))
-        config = dataclasses.replace(trial.training, devices=1)
-        measured = calibrate(
-            build_model(recipe, trial, dataset.shape, len(dataset.info.classes)),
-            LabelledNoise(noise, levels, recipe.label_dropout),
-            Batches(dataset, config.batch_size, config.seed),
-            config,
-            precision=precision,
-        )
-        precision = measured.precision
-        steps = steps_for(recipe.seconds, measured.seconds_per_step) if recipe.seconds is not None else steps
-    else:
-        build_model(
-            recipe,
-            Resolved(parameters, network, levels, training_settings(recipe, steps, precision)),
-            dataset.shape,
-            len(dataset.info.classes),
-        )
-    return Resolved(parameters, network, levels, training_settings(recipe, steps, precision))
-
-
-def versions() -> dict[str, str]:
-    """The versions that a checkpoint was made with."""
-    return {
-        "scorefield": scorefield.__version__,
-        "python": platform.python_version(),
-        "torch": version("torch"),
-        "numpy": version("numpy"),
-    }

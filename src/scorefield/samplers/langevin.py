@@ -33,7 +33,6 @@ class Samples:
         path: states on the way, (K, B, *D), or None when they were not asked for.
         info: what the kernels reported, one entry per step.
         evaluations: how many times the score was called on the batch.
-
     """
 
     x: Tensor
@@ -69,7 +68,6 @@ class Langevin:
         step_size: h > 0.
 
     Source: Parisi 1981; Roberts & Tweedie 1996. (Song & Ermon write h as $\epsilon/2$.)
-
     """
 
     step_size: float
@@ -104,7 +102,6 @@ def chain(
     Raises:
         ValueError: steps or keep < 1.
         TypeError: `x` is not floating point.
-
     """
     check_floating("x", x)
     check_count("steps", steps)

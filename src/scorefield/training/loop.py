@@ -1,28 +1,21 @@
-"""Training as a generator of steps; the only room that knows the engine (Lightning Fabric).
-
-Batch order and noise are functions of (seed, step), and each process draws the whole batch's noise and keeps its
-share: a resumed run equals an unbroken one bit for bit, and many processes equal one up to rounding.
-"""
+"""The loop: one optimiser step after the other, what it yields, and what stops it."""
 
 from __future__ import annotations
 
-import copy
-import logging
 import math
-import os
 import time
 from collections.abc import Callable, Sequence
 from collections.abc import Generator as Generates
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from scorefield.calculus import Generator, Share
 from scorefield.checks import check_between, check_choice, check_count, check_non_negative, check_positive, check_rows
 from scorefield.settings import PRECISIONS, TrainSettings
+from scorefield.training.engine import Engine
 
 
 class Batch(Protocol):
@@ -84,71 +77,6 @@ class Step:
     samples: int
     skipped: bool
     state: Callable[[], State]
-
-
-class Engine:
-    """One process in plain torch, or many under Lightning Fabric; refuses to run on fewer than it was asked for.
-
-    Under `torchrun` it joins the processes that are there; else `devices` > 1 starts the others by running this very
-    command again.
-
-    Args:
-        devices: how many processes.
-        alone: this process only, whatever others there are.
-    """
-
-    def __init__(self, devices: int = 1, *, alone: bool = False) -> None:
-        check_count("devices", devices)
-        there = 1 if alone else int(os.environ.get("WORLD_SIZE", devices))
-        if there not in (1, devices):
-            raise RuntimeError(f"devices must equal the number of processes, {there}, got {devices}; give it {there}")
-        self.rank, self.world = 0, devices
-        self.device = torch.accelerator.current_accelerator() or torch.device("cpu")
-        if devices > 1:
-            from lightning_fabric import Fabric  # takes seconds, so only where it is needed
-
-            logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
-            self.fabric = Fabric(accelerator="auto", devices=devices, strategy="ddp")
-            self.fabric.launch()
-            if self.fabric.world_size != devices:
-                raise RuntimeError(f"{devices} devices were asked for, {self.fabric.world_size} were there")
-            self.rank, self.device = self.fabric.global_rank, self.fabric.device
-
-    def setup(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[nn.Module, torch.optim.Optimizer]:
-        """Place the module on the device and wrap both for data parallelism."""
-        if self.world == 1:
-            return module.to(self.device), optimizer
-        wrapped = self.fabric.setup(module, optimizer)
-        return wrapped[0], wrapped[1]
-
-    def backward(self, loss: Callable[[], Tensor], module: nn.Module, *, last: bool) -> Tensor:
-        """Evaluate the loss and add to the gradients; processes exchange them with the `last` micro-batch."""
-        if self.world == 1:
-            value = loss()
-            value.backward()
-            return value.detach()
-        with self.fabric.no_backward_sync(module, enabled=not last):  # pyright: ignore[reportArgumentType]
-            value = loss()
-            self.fabric.backward(value)
-            return value.detach()
-
-    def sum(self, x: Tensor) -> Tensor:
-        """The sum over all processes."""
-        return x if self.world == 1 else torch.as_tensor(self.fabric.all_reduce(x, reduce_op="sum"))
-
-    def any(self, flag: bool) -> bool:
-        """Whether the flag is set in any process."""
-        return flag if self.world == 1 else bool(self.sum(torch.tensor(float(flag), device=self.device)) > 0)
-
-    def barrier(self) -> None:
-        """Wait for all processes."""
-        if self.world > 1:
-            self.fabric.barrier()
-
-
-def process_rank() -> int:
-    """The number of this process among those of one command; 0 before others are started."""
-    return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", 0)))
 
 
 class _Loss(nn.Module):
@@ -344,34 +272,3 @@ def _blame(model: nn.Module, objective: Objective, batch: Any, config: TrainSett
         levels = told(part, draws)[bad]
         message += f" at noise levels sigma {', '.join(f'{v:.3g}' for v in levels.tolist()[:8])}"
     return f"{message}; look at those rows, or lower the learning rate"
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """What was measured before step 1: the precision to train in and the seconds per step."""
-
-    precision: str
-    seconds_per_step: float
-
-
-def calibrate(
-    model: nn.Module,
-    objective: Objective,
-    batches: Callable[[int], Any],
-    config: TrainSettings,
-    *,
-    precision: str = "auto",
-    steps: int = 12,
-) -> Calibration:
-    """Measure a training step, on copies of the model, in each precision that is allowed; choose the faster.
-
-    `"auto"` compares fp32 with bf16 and takes bf16 where its median step is at least 1.15 times faster.
-    """
-    timed: dict[str, float] = {}
-    for name in ("fp32", "bf16") if precision == "auto" else (precision,):
-        trial = replace(config, precision=name, steps=steps + 3, devices=1, compile=False)
-        engine = Engine(alone=True)
-        clocks = [step.seconds for step in train(copy.deepcopy(model), objective, batches, trial, engine=engine)][3:]
-        timed[name] = float(np.median(clocks))
-    chosen = min(timed, key=lambda name: timed[name] * (1.15 if name == "bf16" else 1.0))
-    return Calibration(chosen, timed[chosen])

@@ -1,0 +1,29 @@
+r"""How far one set of samples is from another, or a score from the truth: numbers that carry their uncertainty.
+
+Every metric of two sets takes rows of features or of data, any trailing shape, computes in float64, and answers an
+`Estimate`: the value, the number of samples, a standard error where one is known, an interval, and how it was done.
+The intervals are at 95 %. Lower is better except for `inception_score` and `class_agreement`.
+"""
+
+from scorefield.metrics.estimate import Z95, Estimate
+from scorefield.metrics.features import (
+    class_agreement,
+    frechet_distance,
+    inception_score,
+    kernel_distance,
+    nearest_distances,
+)
+from scorefield.metrics.vectors import c2st, fisher_divergence, mmd
+
+__all__ = [
+    "Estimate",
+    "Z95",
+    "c2st",
+    "class_agreement",
+    "fisher_divergence",
+    "frechet_distance",
+    "inception_score",
+    "kernel_distance",
+    "mmd",
+    "nearest_distances",
+]
