@@ -206,3 +206,14 @@ def test_drawing_leaves_matplotlibs_settings_alone(tmp_path):
 def test_what_does_not_fit_is_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_smooth_tiles_pass_through_the_pixels_centres_mean():
+    """Bicubic interpolation keeps a constant image, the range, and a tile's mean to a few percent."""
+    x = np.zeros((1, 1, 8, 8))
+    x[0, 0, 2:6, 2:6] = 1.0
+    crisp, soft = (image_grid(x, value_range=(0, 1), smooth=s).axes[0].images[0].get_array() for s in (False, True))
+    assert crisp.shape == soft.shape and abs(crisp.mean() - soft.mean()) < 0.03
+    assert soft.min() >= 0 and soft.max() <= 1 and len(np.unique(soft)) > len(np.unique(crisp)) == 2
+    flat = image_grid(np.full((1, 1, 8, 8), 0.25), value_range=(0, 1), smooth=True).axes[0].images[0].get_array()
+    assert np.allclose(flat, 0.25)

@@ -50,9 +50,9 @@ def _limits(run: Run) -> tuple[float, float]:
 
 def _by_class(run: Run) -> Figure:
     """Twelve samples of each class."""
-    rows = torch.stack([run.sample(12, seed=1, label=name).x for name in run.classes])
-    names = [str(name) for name in run.classes]
-    return plots.image_grid(rows, row_names=names, value_range=_limits(run), title="Samples by class")
+    rows = torch.stack([run.sample(12, seed=k, label=name).x for k, name in enumerate(run.classes)])
+    title = "Samples by class (8 × 8 pixels, smoothed for the eye)"
+    return plots.image_grid(rows, row_names=run.classes, value_range=_limits(run), smooth=True, title=title)
 
 
 def _there_and_back(run: Run, count: int = 5) -> Figure:
@@ -69,7 +69,9 @@ def _there_and_back(run: Run, count: int = 5) -> Figure:
     scaling = data.info.scaling
     names = [f"σ = {level:g}" for level in SHOWN]
     panels = {"Noising": torch.from_numpy(scaling.undo(there, "float32")), "The way back": back[[*wanted, -1]]}
-    return plots.paths(panels, column_names={"Noising": names, "The way back": [*reversed(names[1:]), "sample"]})
+    return plots.paths(
+        panels, column_names={"Noising": names, "The way back": [*reversed(names[1:]), "sample"]}, smooth=True
+    )
 
 
 def _loss(run: Run) -> Figure:
