@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from scorefield.data.batches import Batch
 from scorefield.fields import ScoreModel
 from scorefield.networks import MLP, UNet
-from scorefield.networks.unet import ChannelNorm
+from scorefield.networks.unet import SampleNorm
 from scorefield.noise import VE
 from scorefield.objectives import noise_conditional
 from scorefield.runs import LabelledNoise
@@ -52,9 +52,8 @@ def groupnorm_twin(network: UNet) -> UNet:
     twin = copy.deepcopy(network)
     for module in list(twin.modules()):
         for name, child in module.named_children():
-            if isinstance(child, ChannelNorm):
-                channels = child.norm.normalized_shape[0]
-                setattr(module, name, nn.GroupNorm(min(32, channels // 4), channels))
+            if isinstance(child, SampleNorm):
+                setattr(module, name, nn.GroupNorm(min(32, child.channels // 4), child.channels))
     return twin.to(memory_format=torch.contiguous_format)
 
 
@@ -113,22 +112,27 @@ def main() -> None:
         }
         report(f"digits U-Net, batch {size}, {precision}", rows)
 
-    twin = contiguous_forward(groupnorm_twin(network))
-    times = best_times(
-        {
-            "channels-last, LayerNorm, bf16": stepper(
-                ScoreModel(copy.deepcopy(network), NOISE), objective, batch, "bf16", size
-            ),
-            "channels-last, LayerNorm, fp32": stepper(
-                ScoreModel(copy.deepcopy(network), NOISE), objective, batch, "fp32", size
-            ),
-            "NCHW, GroupNorm, fp32": stepper(ScoreModel(twin, NOISE), objective, batch, "fp32", size),
-        },
-        repeats=options.repeats,
-    )
-    ours, _, theirs = times.values()
-    rows = {name: f"{1e3 * t:8.2f} ms" for name, t in times.items()} | {"ratio (target >= 1.7)": f"{theirs / ours:.2f}"}
-    report("the U-Net's step and its twin's", rows)
+    for width, blocks in ((32, 2), (64, 1)):
+        network = UNet((1, 8, 8), UNetSize(width, blocks), classes=10)
+        twin = contiguous_forward(groupnorm_twin(network))
+        times = best_times(
+            {
+                f"{name}, {precision}": stepper(
+                    ScoreModel(copy.deepcopy(net), NOISE), objective, batch, precision, size
+                )
+                for name, net, precision in (
+                    ("channels-last, one norm per sample", network, "bf16"),
+                    ("channels-last, one norm per sample", network, "fp32"),
+                    ("NCHW, GroupNorm", twin, "fp32"),
+                )
+            },
+            repeats=options.repeats,
+        )
+        ours, _, theirs = times.values()
+        rows = {name: f"{1e3 * t:8.2f} ms" for name, t in times.items()}
+        report(
+            f"the U-Net's step and its twin's, width {width}", rows | {"ratio (target >= 1.7)": f"{theirs / ours:.2f}"}
+        )
 
     x = torch.randn(size, 2)
     batch = Batch(x, None, torch.arange(size))

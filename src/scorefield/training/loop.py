@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from collections.abc import Generator as Generates
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -87,7 +88,7 @@ class _Loss(nn.Module):
         self.model, self.objective, self.bf16 = model, objective, precision == "bf16"
 
     def forward(self, batch: Any, generator: Generator) -> Tensor:
-        with torch.autocast(batch.x.device.type, torch.bfloat16, enabled=self.bf16):
+        with torch.autocast(batch.x.device.type, torch.bfloat16) if self.bf16 else nullcontext():
             loss = self.objective(self.model, batch, generator)
         check_rows("the objective's value", loss, batch.x)
         return loss
@@ -149,7 +150,7 @@ def train(
         for group in optimizer.param_groups:
             group["lr"] = lr
         kept = [b.clone() for b in buffers]
-        loss, norm = _gradient(engine, module, batches(step), config, step)
+        loss, norm = _gradient(engine, module, parameters, batches(step), config, step)
         finite = math.isfinite(loss) and math.isfinite(norm)
         if finite:
             wrapped.step()
@@ -159,7 +160,8 @@ def train(
         if not finite:
             for buffer, value in zip(buffers, kept, strict=True):
                 buffer.copy_(value)
-        optimizer.zero_grad()
+        for p in parameters:
+            p.grad = None
         if message:
             raise Diverged(message)
         done = step + 1
@@ -198,14 +200,16 @@ def step_generator(seed: int, step: int, device: torch.device | str = "cpu") -> 
     return torch.Generator(device).manual_seed((seed * 0x9E3779B97F4A7C15 + step) % 2**63)
 
 
-def _gradient(engine: Engine, module: nn.Module, batch: Any, config: TrainSettings, step: int) -> tuple[float, float]:
+def _gradient(
+    engine: Engine, module: nn.Module, parameters: list[nn.Parameter], batch: Any, config: TrainSettings, step: int
+) -> tuple[float, float]:
     """Accumulate this step's gradient over the micro-batches and clip it; the mean loss and the norm before."""
     generator, parts = step_generator(config.seed, step, engine.device), config.accumulate
     total = torch.zeros((), dtype=torch.float64, device=engine.device)
     for k in range(parts):
         part, draws = _share(batch, k, config, engine, generator)
         total += engine.backward(lambda: module(part, draws).mean() / parts, module, last=k + 1 == parts)  # noqa: B023
-    norm = nn.utils.clip_grad_norm_(module.parameters(), config.clip)
+    norm = nn.utils.clip_grad_norm_(parameters, config.clip)
     return (engine.sum(total) / engine.world).item(), norm.item()
 
 
