@@ -6,6 +6,8 @@ log-density. `at` fixes the time, `given` the label, `denoise` is Tweedie's form
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -47,21 +49,37 @@ class ScoreModel(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
         """The score at x (B, *D), times t (B,) or () and labels y (B,), -1 for no label; shape (B, *D)."""
+        c_in, keep, gain, c_noise = self._coefficients(x, t)
+        return expand(keep, x) * x + expand(gain, x) * self.network(expand(c_in, x) * x, c_noise, y).to(x.dtype)
+
+    @property
+    def with_divergence(self) -> Callable[..., tuple[Tensor, Tensor]]:
+        """(x, t, y) -> the score (B, *D) and its exact divergence (B,); there where the network knows its own trace."""
+        if not hasattr(self.network, "with_trace"):
+            raise AttributeError(f"{type(self.network).__name__} has no with_trace")
+        return self._with_divergence
+
+    def _with_divergence(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        c_in, keep, gain, c_noise = self._coefficients(x, t)
+        out, trace = self.network.with_trace(expand(c_in, x) * x, c_noise, y)  # pyright: ignore[reportCallIssue]
+        divergence = keep.to(x) * x[0].numel() + (gain * c_in).to(x) * trace.to(x.dtype)
+        return expand(keep, x) * x + expand(gain, x) * out.to(x.dtype), divergence
+
+    def _coefficients(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """c_in, keep and gain of s = keep x + gain F(c_in x, c_noise, y), float64 (B,), and c_noise like `x`."""
         t = t.expand(len(x)) if t.ndim == 0 else t
         check_rows("t", t, x, "one time per sample")
         alpha, sigma = self.noise.alpha(t).double(), self.noise.sigma(t).double()
         c = (alpha**2 * self.data_scale**2 + sigma**2).sqrt()
-        out = self.network(x * expand(1 / c, x), (torch.log(sigma / alpha) / 4).to(x), y).to(x.dtype)
-        if self.predicts == "edm":
-            return expand(alpha * self.data_scale / (sigma * c), x) * out - x * expand(1 / c**2, x)
-        if self.predicts == "score":
-            return out * expand(1 / sigma, x)
-        if self.predicts == "noise":
-            return out * expand(-1 / sigma, x)
-        if self.predicts == "data":
-            return (expand(alpha, x) * out - x) * expand(1 / sigma**2, x)
-        r2 = alpha**2 + sigma**2
-        return -x * expand(1 / r2, x) - out * expand(alpha / (sigma * r2.sqrt()), x)
+        r = (alpha**2 + sigma**2).sqrt()
+        keep, gain = {
+            "edm": lambda: (-1 / c**2, alpha * self.data_scale / (sigma * c)),
+            "score": lambda: (torch.zeros_like(sigma), 1 / sigma),
+            "noise": lambda: (torch.zeros_like(sigma), -1 / sigma),
+            "data": lambda: (-1 / sigma**2, alpha / sigma**2),
+            "velocity": lambda: (-1 / r**2, -alpha / (sigma * r)),
+        }[self.predicts]()
+        return 1 / c, keep, gain, (torch.log(sigma / alpha) / 4).to(x)
 
     def residual_weight(self, t: Tensor) -> Tensor:
         r"""The weight $\sigma^2 c^2/(\alpha^2 v)$ under which denoising trains F against targets of unit variance.
@@ -93,6 +111,18 @@ class EnergyModel(nn.Module):
         energy = energy[:, 0] if energy.ndim == 2 and energy.shape[1] == 1 else energy
         check_rows("the energy", energy, x)
         return -energy
+
+    @property
+    def with_divergence(self) -> Callable[..., tuple[Tensor, Tensor]]:
+        """(x, t, y) -> the score (B, *D) and its exact divergence (B,); there where the network knows its Laplacian."""
+        if not hasattr(self.network, "with_laplacian"):
+            raise AttributeError(f"{type(self.network).__name__} has no with_laplacian")
+        return self._with_divergence
+
+    def _with_divergence(self, x: Tensor, t: Tensor | None = None, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        t = t.expand(len(x)) if t is not None and t.ndim == 0 else t
+        _, gradient, laplacian = self.network.with_laplacian(x, t, y)  # pyright: ignore[reportCallIssue]
+        return -gradient, -laplacian
 
     def forward(self, x: Tensor, t: Tensor | None = None, y: Tensor | None = None) -> Tensor:
         """The score: the gradient of the log-density in x, shape (B, *D)."""

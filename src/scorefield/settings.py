@@ -38,10 +38,12 @@ class MLPSize:
     Args:
         width: units per hidden layer.
         depth: number of hidden layers.
+        activation: silu, tanh, softplus, gelu or sine.
     """
 
     width: int = 256
     depth: int = 3
+    activation: str = "silu"
 
 
 @dataclass(frozen=True)
