@@ -75,7 +75,7 @@ class MLP(nn.Module):
             raise ValueError("an energy network has one output and no trace; use with_laplacian")
         h, inputs = self._run(x, c, y)
         slopes = [self.phi.first(a) for a in inputs]
-        weights = [layer.weight for layer in self.layers]
+        weights = [layer.get_parameter("weight") for layer in self.layers]
         return self.head(h).reshape(x.shape), product_trace(slopes, weights, self.head.weight)
 
     def with_laplacian(
@@ -88,7 +88,7 @@ class MLP(nn.Module):
         if not self.energy:
             raise ValueError("a field has no Laplacian; build the network with energy=True, or use with_trace")
         h, inputs = self._run(x, c, y)
-        weights = [layer.weight for layer in self.layers]
+        weights = [layer.get_parameter("weight") for layer in self.layers]
         slopes = [self.phi.first(a) for a in inputs]
         norms = gradient_norms(slopes, weights)
         up, total = self.head.weight.expand(len(x), -1), x.new_zeros(len(x))
