@@ -125,13 +125,12 @@ def train(
     engine = engine or Engine(config.devices)
     names = [name for name, p in model.named_parameters() if p.requires_grad]
     parameters = [p for p in model.parameters() if p.requires_grad]
-    buffers = list(model.buffers())
     core: Any = torch.compile(model, dynamic=False) if config.compile else model
     optimizer = torch.optim.AdamW(
         parameters, lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay, fused=True
     )
     module, wrapped = engine.setup(_Loss(core, objective, config.precision), optimizer)
-    ema = [p.detach().clone() for p in parameters]
+    buffers, ema = list(model.buffers()), [p.detach().clone() for p in parameters]
     start = _load(resume, model, names, parameters, ema, optimizer) if resume is not None else 0
 
     def state() -> State:
