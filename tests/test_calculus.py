@@ -318,3 +318,12 @@ def test_the_shares_of_two_processes_make_up_the_whole_batch(shape):
         assert torch.equal(torch.cat(pieces), randn_like(whole, one))
         pieces = [rand_rows(x, share) for x, share in zip(parts, shares, strict=True)]
         assert torch.equal(torch.cat(pieces), rand_rows(whole, one))
+
+
+def test_streams_of_large_seeds_differ():
+    """Keys are 64-bit integers to the last bit: neighbours beyond 2**53 draw different noise; 2**64 is refused."""
+    x = torch.zeros(1, 4)
+    draws = [PerSample(seed, [0]).normal(x) for seed in (2**63, 2**63 + 1, 2**64 - 1, 0)]
+    assert all(not torch.equal(a, b) for i, a in enumerate(draws) for b in draws[:i])
+    with pytest.raises(ValueError, match="seed must lie in"):
+        PerSample(2**64, [0])

@@ -163,7 +163,8 @@ class PerSample:
         for name, value in (("seed", seed), *(("index", int(i)) for i in indices)):
             if not 0 <= value < 2**64:
                 raise ValueError(f"{name} must lie in [0, 2**64), got {value}")
-        self._streams = [np.random.Generator(np.random.Philox(key=[seed, int(i)])) for i in indices]
+        keys = [np.array([seed, int(i)], dtype=np.uint64) for i in indices]
+        self._streams = [np.random.Generator(np.random.Philox(key=key)) for key in keys]
 
     def normal(self, x: Tensor) -> Tensor:
         """Standard normal numbers like `x`, one row from each sample's stream."""

@@ -13,7 +13,9 @@ from safetensors.torch import load_file
 from conftest import small_recipe, trained
 from scorefield.runs import Damaged, Locked, Run
 from scorefield.runs import checkpoints as store
+from scorefield.runs.log import read
 from scorefield.settings import MLPSize, Recipe
+from scorefield.training import Diverged
 
 
 def weights(run: Run) -> dict[str, torch.Tensor]:
@@ -51,10 +53,10 @@ def test_a_run_resumed_in_pieces_equals_an_unbroken_one(digits_run, tmp_path):
 
 
 def test_the_clock_of_checkpoints_changes_nothing(digits_run, tmp_path):
-    """A checkpoint at every step gives the same weights, and only the last two are kept."""
+    """A checkpoint at every step gives the same weights, and only the last three are kept."""
     run = trained(small_recipe(), tmp_path / "often", checkpoint_seconds=0.0)
     assert equal(weights(run), weights(digits_run))
-    assert [p.name for p in store.complete(run.path / "checkpoints")] == ["000011", "000012"]
+    assert [p.name for p in store.complete(run.path / "checkpoints")] == ["000010", "000011", "000012"]
 
 
 def test_a_larger_number_of_steps_extends_and_a_smaller_is_refused(copied):
@@ -268,3 +270,75 @@ def test_unlabelled_recipes_differ_only_where_said(vector_run):
     """Samples of unlabelled data carry no y, and the folder opens by its path alone."""
     assert "y" not in vector_run.sample(2).info
     assert Run.open(vector_run.path).recipe == dataclasses.replace(vector_run.recipe)
+
+
+def test_a_run_that_ends_in_bad_steps_is_not_done(tmp_path, monkeypatch):
+    """However short the rest, non-finite last steps are no success, and are saved as no checkpoint; again and again."""
+    from scorefield.runs.recipe import LabelledNoise
+
+    plain = LabelledNoise.__call__
+    monkeypatch.setattr(LabelledNoise, "__call__", lambda self, *a: plain(self, *a) * (torch.nan if self.bad else 1.0))
+    monkeypatch.setattr(LabelledNoise, "bad", False, raising=False)
+    Run.create(small_recipe(steps=4), tmp_path / "run")
+    for start in (0, 3, 3):
+        seen = []
+        with pytest.raises(Diverged, match="was not finite"):
+            for step in Run.open(tmp_path / "run").train():
+                seen.append(step.step)
+                LabelledNoise.bad = step.step >= 3
+        assert seen == list(range(start + 1, 5)) and Run.open(tmp_path / "run").step == 3
+        LabelledNoise.bad = True
+
+
+def test_a_reader_survives_a_writer_that_replaces_checkpoints(copied):
+    """The checkpoint seen at opening may be gone when the model is loaded: the newest one then serves, for good."""
+    run = Run.open(copied)
+    newest = store.complete(copied / "checkpoints")[-1]
+    newest.rename(newest.with_name("000013"))
+    run.load_model()
+    shutil.rmtree(copied / "checkpoints")
+    assert run.step == 13 and run.load_model() is not None
+
+
+def test_a_log_with_half_a_line_or_none_is_read(copied):
+    """Whole lines count, the rest is passed over; training goes on from a log that was cut."""
+    log = copied / "metrics.jsonl"
+    log.write_text(log.read_text() + '{"step": 13, "lo')
+    assert [entry["step"] for entry in read(log)] == list(range(1, 13))
+    log.write_bytes(b"\xff\xfe{}\n3\n{}\n")
+    assert read(log) == [] and [s.step for s in Run.resume(small_recipe(steps=13), copied).train()] == [13]
+
+
+def test_samples_that_are_not_finite_are_refused(copied, monkeypatch):
+    """A diverged model does not write NaN in silence."""
+    model = Run.open(copied).load_model()
+    with torch.no_grad():
+        next(model.parameters()).fill_(torch.nan)
+    monkeypatch.setattr(Run, "load_model", lambda self: model)
+    with pytest.raises(Diverged, match="3 of 3 samples are not finite"):
+        Run.open(copied).sample(3)
+
+
+def test_samples_are_written_as_npz_alone(digits_run, tmp_path):
+    """A name with another ending is refused, and what is there stays."""
+    (tmp_path / "mine.csv").write_text("a")
+    with pytest.raises(ValueError, match=r"written as \.npz.*name it .*mine\.npz"):
+        digits_run.write_samples(digits_run.sample(1), tmp_path / "mine.csv")
+    assert (tmp_path / "mine.csv").read_text() == "a"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (("network: unet", "network: foo"), "network must be one of"),
+        (("betas:\n    - 0.9\n    - 0.99", "betas: 3"), "not iterable"),
+        (("sigma_min:", "sigma_mean:"), "sigma_mean"),
+    ],
+)
+def test_a_recipe_that_was_edited_wrongly_is_refused_by_name(copied, change, words):
+    """The file is named, with what is wrong in it."""
+    file = copied / "recipe.yaml"
+    assert change[0] in file.read_text()
+    file.write_text(file.read_text().replace(*change))
+    with pytest.raises(ValueError, match=rf"recipe\.yaml is not a recipe of this scorefield: .*{words}"):
+        Run.open(copied)

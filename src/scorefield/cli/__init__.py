@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from scorefield import __version__
 from scorefield.checks import nearest
@@ -34,12 +36,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         known = ", ".join(COMMANDS)
         print(f"error: command must be one of {known}; got {name!r}{nearest(name, COMMANDS)}", file=sys.stderr)
         return BAD_INPUT
-    options = parse(name, *COMMANDS[name], arguments[1:])
-    from scorefield.cli import commands
-
+    before = signal.signal(signal.SIGTERM, _interrupt)
     try:
+        options = parse(name, *COMMANDS[name], arguments[1:])
+        from scorefield.cli import commands
+
         return getattr(commands, name)(*options)
     except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
         return INTERRUPTED
     except Exception as error:
         code = _exit_code(error)
@@ -47,6 +51,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"error: {error}", file=sys.stderr)
         return code
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _interrupt(number: int, frame: object) -> NoReturn:
+    """SIGTERM ends a command as Ctrl-C does, so that nothing half-made stays behind."""
+    raise KeyboardInterrupt
 
 
 def overview() -> str:
@@ -66,4 +77,4 @@ def _exit_code(error: Exception) -> int | None:
         return LOCKED
     if isinstance(error, Diverged):
         return BAD_NEWS
-    return BAD_INPUT if isinstance(error, (ValueError, TypeError, OSError, RuntimeError)) else None
+    return BAD_INPUT if isinstance(error, (ValueError, TypeError, OSError, RuntimeError, MemoryError)) else None

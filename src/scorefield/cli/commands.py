@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rich.markup import escape
+
 from scorefield.cli import show
 from scorefield.cli.codes import DONE
 from scorefield.runs import Run, versions
@@ -63,7 +65,8 @@ def _judged(run: Run) -> list[Row]:
 
 def train(recipe: Recipe, options: TrainOptions) -> int:
     """Train, or resume where the same command stopped."""
-    path = Path(options.output or f"runs/{Path(recipe.data).name.split('.')[0]}")
+    source = Path(recipe.data)
+    path = Path(options.output or f"runs/{source.stem if source.is_file() else source.resolve().name}")
     console = show.console(quiet=process_rank() > 0)
     if process_rank() == 0:
         run = Run.resume(recipe, path) if (path / "recipe.yaml").is_file() else Run.create(recipe, path)
@@ -72,16 +75,18 @@ def train(recipe: Recipe, options: TrainOptions) -> int:
     run = Run.open(path)
     info = run.dataset.info
     dropped = f"; {info.dropped_rows} rows with NaN or infinity dropped" if info.dropped_rows else ""
-    console.print(f"{info.shape[0]:,} {info.kind}s of shape {tuple(info.shape[1:])} from {info.source}{dropped}")
+    said = f"{info.shape[0]:,} {info.kind}s of shape {tuple(info.shape[1:])} from {info.source}{dropped}"
+    console.print(escape(said), soft_wrap=True)
     if run.finished:
-        console.print(f"{path} is finished at step {run.step:,}; a larger --steps extends it.")
+        console.print(f"{escape(str(path))} is finished at step {run.step:,}; a larger --steps extends it.")
         return DONE
     if run.step:
-        console.print(f"{path} goes on from step {run.step:,}.")
+        console.print(f"{escape(str(path))} goes on from step {run.step:,}.")
     command = f"scorefield {shlex.join(sys.argv[1:])}"
     code = show.training(run, console, command, checkpoint_seconds=options.checkpoint_seconds, engine=engine)
     if code == DONE:
-        console.print(f"Done: {path} at step {run.step:,}. Next: [cyan]scorefield sample {path} -n 64[/cyan]")
+        place = escape(shlex.quote(str(path)))
+        console.print(f"Done: {place} at step {run.step:,}. Next: [cyan]scorefield sample {place} -n 64[/cyan]")
     return code
 
 
@@ -95,11 +100,15 @@ def sample(options: SampleOptions) -> int:
     )
     if engine.rank > 0:
         return DONE
-    name = f"{options.sampler}-{options.count}-seed{options.seed}" + (f"-{options.label}" if options.label else "")
+    name = f"{options.sampler}-{options.count}-seed{options.seed}-step{run.step}"
+    name += f"-class{run.classes.index(options.label)}" if options.label is not None else ""
+    name += f"-{options.steps}steps" if options.steps is not None else ""
     path = run.write_samples(drawn, options.output or run.path / "samples" / f"{name}.npz")
     console = show.console()
     show.notes(run, console)
-    console.print(f"{options.count} samples, {drawn.evaluations} network calls each -> {path}", soft_wrap=True)
+    console.print(
+        f"{options.count} samples, {drawn.evaluations} network calls each -> {escape(str(path))}", soft_wrap=True
+    )
     return DONE
 
 

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import signal
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from scorefield.cli.codes import DONE, INTERRUPTED
 from scorefield.runs import Run
+from scorefield.runs.log import read
 from scorefield.training import Engine
 
 if TYPE_CHECKING:
@@ -55,7 +56,9 @@ def training(
                     break
             else:
                 return DONE
-    console.print(f"Interrupted; saved at step {run.step:,}. Go on with: [cyan]{command}[/cyan]", soft_wrap=True)
+    console.print(
+        f"Interrupted; saved at step {run.step:,}. Go on with: [cyan]{escape(command)}[/cyan]", soft_wrap=True
+    )
     return INTERRUPTED
 
 
@@ -74,14 +77,14 @@ def stop_signals() -> Iterator[list[int]]:
 def table(console: Console, run: Run, rows: list[Row]) -> None:
     """What was trained, and its figures beside the same for real data."""
     data, model = run.dataset.info, run.load_model()
-    log = (run.path / "metrics.jsonl").read_text().splitlines()
-    seconds = json.loads(log[-1])["training_seconds"] if log else 0.0
+    log = read(run.path / "metrics.jsonl")
+    seconds = log[-1]["training_seconds"] if log else 0.0
     console.print(
         f"\n[bold]Trained[/bold] on {data.shape[0] - data.held_out:,} {data.kind}s ({data.held_out} held out): "
         f"{sum(p.numel() for p in model.parameters()):,} parameters, {run.step:,} steps, {seconds:.0f} s, "
         f"{run.resolved.training.precision}\n"
     )
-    figures = Table(title=f"Samples of {run.path} beside real data")
+    figures = Table(title=f"Samples of {escape(str(run.path))} beside real data")
     figures.add_column("")
     for name in ("samples", "real data", "ratio"):
         figures.add_column(name, justify="right", no_wrap=True)
@@ -102,10 +105,10 @@ def facts(console: Console, content: Mapping[str, str]) -> None:
     """Names and values, one per line."""
     width = max(len(name) for name in content)
     for name, value in content.items():
-        console.print(f"[bold]{name:<{width}}[/bold]  {value}", soft_wrap=True)
+        console.print(f"[bold]{name:<{width}}[/bold]  {escape(value)}", soft_wrap=True)
 
 
 def notes(run: Run, console: Console) -> None:
     """What was damaged in the run folder and passed over."""
     for note in run.notes:
-        console.print(f"[yellow]note:[/yellow] {note}", soft_wrap=True)
+        console.print(f"[yellow]note:[/yellow] {escape(note)}", soft_wrap=True)

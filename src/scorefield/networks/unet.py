@@ -96,6 +96,10 @@ class UNet(nn.Module):
             raise ValueError(f"the U-Net needs images (C, H, W) with sides >= 8, got shape {tuple(shape)}; use the MLP")
         self.shape, self.patch = tuple(shape), size.patch
         self.multiple = size.patch * 2 ** (size.resolutions - 1)
+        if self.multiple > min(shape[1:]):
+            raise ValueError(
+                f"patch x 2**(resolutions - 1) must be at most the image's side, {min(shape[1:])}, got {self.multiple}"
+            )
         widths = [size.width * 2**k for k in range(size.resolutions)]
         features = 4 * size.width
         pixels = shape[0] * size.patch**2

@@ -18,7 +18,7 @@ import scorefield
 from scorefield.training import State
 
 PARTS = ("model", "ema", "optimizer")
-KEPT = 2
+KEPT = 3
 
 
 class Damaged(RuntimeError):
@@ -28,7 +28,7 @@ class Damaged(RuntimeError):
 def save(folder: Path, state: State, extra: dict[str, Any]) -> Path:
     """Write `folder`/STEP whole: a temporary folder, every file synced, the manifest last, then renamed.
 
-    Older checkpoints beyond the last two are removed only afterwards. When anything fails, the disk being full for
+    Older checkpoints beyond the last three are removed only afterwards. When anything fails, the disk being full for
     one, the temporary folder is removed and the earlier checkpoints stay as they were.
     """
     final = folder / f"{state.step:06d}"
@@ -73,7 +73,7 @@ def check(path: Path) -> dict[str, Any]:
     manifest = path / "manifest.json"
     try:
         content = json.loads(manifest.read_text())
-        sums, _ = content["sha256"], content["step"]
+        sums, _ = dict(content["sha256"]), content["step"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise Damaged(f"{manifest} is missing or unreadable ({error})") from error
     for part in PARTS:
@@ -102,7 +102,8 @@ def latest(folder: Path) -> tuple[Path | None, tuple[str, ...]]:
         try:
             check(path)
         except Damaged as damage:
-            notes.append(str(damage))
+            if path.exists():  # else a writer has just replaced it by newer ones
+                notes.append(str(damage))
         else:
             return path, tuple(f"{note}; the checkpoint before it is used" for note in notes)
     if notes:
@@ -118,6 +119,22 @@ def versions() -> dict[str, str]:
         "torch": version("torch"),
         "numpy": version("numpy"),
     }
+
+
+def load_latest(folder: Path) -> tuple[Path, State]:
+    """The newest whole checkpoint and its tensors, also while a writer replaces old ones by new ones.
+
+    Raises:
+        Damaged: there is none.
+    """
+    for _ in range(10):
+        path, _ = latest(folder)
+        try:
+            if path is not None:
+                return path, load(path)
+        except (OSError, SafetensorError):
+            continue  # removed between the check and the reading; a newer one is there
+    raise Damaged(f"no whole checkpoint could be read from {folder}")
 
 
 def _sha256(path: Path) -> str:

@@ -4,25 +4,32 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from scorefield.training import Step
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of a log; a half-written one, or what is no line of a log, is passed over."""
+    entries = []
+    for line in path.read_text(errors="replace").splitlines() if path.exists() else []:
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(entry, dict) and {"step", "training_seconds"} <= entry.keys():
+            entries.append(entry)
+    return entries
 
 
 class Log:
     """metrics.jsonl: every step up to 1,000, then every tenth; cut back to the step that training resumes from."""
 
     def __init__(self, path: Path, step: int) -> None:
-        kept, self.seconds = [], 0.0
-        for line in path.read_text().splitlines() if path.exists() else []:
-            try:
-                entry = json.loads(line)
-            except ValueError:
-                continue
-            if entry["step"] <= step:
-                kept.append(line)
-                self.seconds = entry["training_seconds"]
+        entries = [entry for entry in read(path) if entry["step"] <= step]
+        self.seconds = entries[-1]["training_seconds"] if entries else 0.0
         partial = path.with_name(f".{path.name}.partial")
-        partial.write_text("".join(f"{line}\n" for line in kept))
+        partial.write_text("".join(f"{json.dumps(entry)}\n" for entry in entries))
         partial.replace(path)
         self._file = path.open("a")
 

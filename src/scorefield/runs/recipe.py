@@ -159,9 +159,16 @@ def from_yaml(path: Path) -> tuple[Recipe, Resolved]:
     parts = {"unet": UNetSize, "mlp": MLPSize}
     recipe = _build(Recipe, content.get("recipe"), path, parts)
     resolved = _build(Resolved, content.get("resolved"), path, {"training": TrainSettings})
-    return recipe, dataclasses.replace(
-        resolved, training=dataclasses.replace(resolved.training, betas=tuple(resolved.training.betas))
-    )
+    try:
+        betas = tuple(float(b) for b in resolved.training.betas)
+        resolved = dataclasses.replace(resolved, training=dataclasses.replace(resolved.training, betas=betas))
+        check_recipe(recipe)
+        check_settings(resolved.training)
+        check_choice("network", resolved.network, NETWORKS)
+        build_noise(recipe.noise, resolved.noise)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path} is not a recipe of this scorefield: {error}") from error
+    return recipe, resolved
 
 
 def _build(kind: Any, values: Any, path: Path, parts: dict[str, Any]) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import shutil
 import time
 from collections.abc import Generator
@@ -15,7 +16,7 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from scorefield.calculus import NoisyScore, PerSample
-from scorefield.checks import check_count, nearest
+from scorefield.checks import check_count, check_non_negative, nearest
 from scorefield.data import Batches, Dataset, open_dataset, prepare
 from scorefield.fields import ScoreModel, given
 from scorefield.noise import Noise
@@ -34,7 +35,7 @@ from scorefield.runs.recipe import (
 from scorefield.runs.resolve import resolve
 from scorefield.samplers import Samples
 from scorefield.settings import Recipe, Resolved
-from scorefield.training import Engine, Step, train
+from scorefield.training import Diverged, Engine, State, Step, train
 
 CHUNK = 100  # samples per call of a sampler; fixed, so that no sample depends on the number of processes
 
@@ -57,6 +58,7 @@ class Run:
     def __init__(self, path: Path, recipe: Recipe, resolved: Resolved, dataset: Dataset) -> None:
         self.path, self.recipe, self.resolved, self.dataset = path, recipe, resolved, dataset
         self._checkpoint, self.notes = checkpoints.latest(path / "checkpoints")
+        self._state: State | None = None
 
     @classmethod
     def create(cls, recipe: Recipe, path: str | Path) -> Run:
@@ -124,6 +126,7 @@ class Run:
         if recipe.steps is not None and recipe.steps < before:
             raise ValueError(f"steps must be >= {before}, what this run was made for, got {recipe.steps}")
         if recipe.steps is not None and recipe.steps > before:
+            run.dataset = open_dataset(run.path, verify=True)
             training = dataclasses.replace(run.resolved.training, steps=recipe.steps)
             run.resolved = dataclasses.replace(run.resolved, training=training)
             with run.lock():
@@ -172,7 +175,9 @@ class Run:
         """
         if self._checkpoint is None:
             raise RuntimeError(f"{self.path} has no checkpoint yet; run: scorefield train … -o {self.path}")
-        state = checkpoints.load(self._checkpoint)
+        if self._state is None or self._state.step != self.step:
+            self._checkpoint, self._state = checkpoints.load_latest(self.path / "checkpoints")
+        state = self._state
         model = self._new_model()
         model.load_state_dict(state.ema if ema else state.model)
         return model.eval().requires_grad_(False)
@@ -207,6 +212,7 @@ class Run:
             Locked: another process is writing.
             Damaged: the data are not what was stored.
         """
+        check_non_negative("checkpoint_seconds", checkpoint_seconds)
         config = self.resolved.training
         engine = engine or Engine(config.devices)
         if engine.rank > 0:
@@ -215,18 +221,21 @@ class Run:
         with self.lock():
             self.dataset = open_dataset(self.path, verify=True)
             self._checkpoint, self.notes = checkpoints.latest(self.path / "checkpoints")
-            log, saved, clock, last = Log(self.path / "metrics.jsonl", self.step), self.step, time.monotonic(), None
+            log, saved, clock = Log(self.path / "metrics.jsonl", self.step), self.step, time.monotonic()
+            good: Step | None = None
             try:
-                for last in self._steps(engine):
-                    log.write(last)
-                    if last.step == config.steps or time.monotonic() - clock >= checkpoint_seconds:
-                        saved = last.step
-                        self._save(last, log)
+                for step in self._steps(engine):
+                    log.write(step)
+                    good = good if step.skipped else step
+                    due = step.step == config.steps or time.monotonic() - clock >= checkpoint_seconds
+                    if due and not step.skipped:
+                        saved = step.step
+                        self._save(step, log)
                         clock = time.monotonic()
-                    yield last
+                    yield step
             finally:
-                if last is not None and last.step > saved:
-                    self._save(last, log)
+                if good is not None and good.step > saved:
+                    self._save(good, log)  # skipped steps left its state as it was
                 log.close()
 
     def _steps(self, engine: Engine) -> Generator[Step, None, None]:
@@ -238,7 +247,8 @@ class Run:
     def _save(self, step: Step, log: Log) -> None:
         log.flush()
         extra = {"seed": self.recipe.seed, "versions": checkpoints.versions(), "training_seconds": log.seconds}
-        self._checkpoint = checkpoints.save(self.path / "checkpoints", step.state(), extra)
+        state = dataclasses.replace(step.state(), step=step.step)
+        self._checkpoint = checkpoints.save(self.path / "checkpoints", state, extra)
 
     def sample(
         self,
@@ -271,6 +281,7 @@ class Run:
 
         Raises:
             ValueError: n < 1, an unknown label or sampler, or a label for data without labels.
+            Diverged: samples that are not finite.
         """
         check_count("n", n)
         check_count("seed", seed, least=0)
@@ -289,8 +300,12 @@ class Run:
             drawn = draw(score, self.noise, like, sampler, steps, denoise=denoise, path=path, generator=generator)
             whole[rows], evaluations = drawn.x.cpu(), drawn.evaluations
             paths += [] if drawn.path is None else [drawn.path.cpu()]
+        whole = engine.sum(whole)
+        bad = int((~whole.isfinite()).flatten(1).any(1).sum())
+        if bad:
+            raise Diverged(f"{bad} of {n} samples are not finite; the training diverged: train anew, more slowly")
         kept = self._unscale(torch.cat(paths, dim=1)) if paths else None
-        return Samples(self._unscale(engine.sum(whole)), kept, {} if y is None else {"y": y}, evaluations)
+        return Samples(self._unscale(whole), kept, {} if y is None else {"y": y}, evaluations)
 
     def _unscale(self, x: Tensor) -> Tensor:
         return torch.from_numpy(self.dataset.info.scaling.undo(x, self.dataset.info.dtype))
@@ -312,12 +327,14 @@ class Run:
     def write_samples(self, samples: Samples, path: str | Path) -> Path:
         """Write an .npz with `x` in data units and, for labelled data, `y`: the names of the classes."""
         path = Path(path)
+        if path.suffix != ".npz":
+            raise ValueError(f"samples are written as .npz, got the output {path}; name it {path.with_suffix('.npz')}")
         path.parent.mkdir(parents=True, exist_ok=True)
         arrays = {"x": samples.x.numpy()}
         if "y" in samples.info:
             names = np.array(self.classes)
-            numeric = all(name.lstrip("-").isdigit() for name in self.classes)
-            arrays["y"] = (names.astype(np.int64) if numeric else names)[samples.info["y"].numpy()]
+            whole = all(re.fullmatch(r"0|-?[1-9][0-9]{0,17}", name) for name in self.classes)
+            arrays["y"] = (names.astype(np.int64) if whole else names)[samples.info["y"].numpy()]
         partial = path.with_name(f".{path.name}.partial")
         with partial.open("wb") as file:
             np.savez(file, allow_pickle=False, **arrays)

@@ -117,7 +117,7 @@ def train(
         one `Step` per optimiser step, until `config.steps` are done.
 
     Raises:
-        Diverged: three steps in a row without a finite loss and gradient; says which levels and rows.
+        Diverged: three steps in a row, or the last ones, without a finite loss and gradient; names levels and rows.
         ValueError: settings out of range, or a batch that does not split evenly.
         RuntimeError: fewer processes than asked for.
     """
@@ -165,6 +165,8 @@ def train(
             raise Diverged(message)
         done = step + 1
         yield Step(done, loss, norm, lr, time.perf_counter() - clock, done * config.batch_size, not finite, state)
+    if failures:
+        raise Diverged(_blame(model, objective, batches(config.steps - 1), config, config.steps - 1, engine))
 
 
 def check_settings(config: TrainSettings) -> None:
@@ -176,6 +178,8 @@ def check_settings(config: TrainSettings) -> None:
     check_non_negative("weight_decay", config.weight_decay)
     check_count("warmup", config.warmup, least=0)
     check_count("seed", config.seed, least=0)
+    if config.seed >= 2**63:
+        raise ValueError(f"seed must be < 2**63, got {config.seed}")
     check_between("decay", config.decay, 0, 1)
     check_choice("precision", config.precision, PRECISIONS)
     shares = config.accumulate * config.devices
@@ -265,7 +269,7 @@ def _blame(model: nn.Module, objective: Objective, batch: Any, config: TrainSett
     part, draws = _share(batch, 0, config, engine, step_generator(config.seed, step, engine.device))
     with torch.no_grad():
         bad = ~torch.isfinite(objective(model, part, draws))
-    message = f"training stopped at step {step + 1}: the loss or its gradient was not finite in 3 steps in a row"
+    message = f"training stopped at step {step + 1}: the loss or its gradient was not finite"
     if not bool(bad.any()):
         return f"{message}; the loss itself is finite, so its gradient overflows: lower the learning rate"
     message += f"; rows {part.index[bad.cpu()].tolist()[:8]} of the data"
