@@ -86,9 +86,7 @@ class ScoreModel(nn.Module):
 
         EDM's $\lambda(\sigma)$, written for the score (Karras et al. 2022, equation 8).
         """
-        alpha, sigma = self.noise.alpha(t), self.noise.sigma(t)
-        v = self.data_scale**2
-        return sigma**2 * (alpha**2 * v + sigma**2) / (alpha**2 * v)
+        return self.noise.residual_weight(t, self.data_scale)
 
 
 class EnergyModel(nn.Module):

@@ -57,6 +57,15 @@ class Noise:
         r"""$\nabla_{x_t} \log p(x_t \mid x) = (\alpha_t x - x_t)/\sigma_t^2$, shape (B, *D)."""
         return (expand(self.alpha(t), x) * x - x_t) / expand(self.sigma(t) ** 2, x)
 
+    def residual_weight(self, t: Tensor, data_scale: float = 1.0) -> Tensor:
+        r"""The weight $\sigma^2 c^2/(\alpha^2 v)$ of denoising under which EDM's residual counts alike at every level.
+
+        With v = data_scale² and $c^2 = \alpha^2 v + \sigma^2$: EDM's $\lambda(\sigma)$, written for the score (Karras
+        et al. 2022, equation 8).
+        """
+        data, noise = self.alpha(t) ** 2 * data_scale**2, self.sigma(t) ** 2
+        return noise * (data + noise) / data
+
     def times(self, n: int) -> Tensor:
         """A grid of n + 1 times decreasing evenly from `t_max` to `t_min`, float64."""
         check_count("n", n)
@@ -145,7 +154,32 @@ class VE(Noise):
 
 
 @dataclass(frozen=True)
-class VP(Noise):
+class _Rates(Noise):
+    """What VP and SubVP share: the rates and the factor on the data."""
+
+    beta_min: float = 0.1
+    beta_max: float = 20.0
+    t_min = 1e-5
+
+    def __post_init__(self) -> None:
+        """Refuse rates that are not 0 < beta_min <= beta_max."""
+        check_positive("beta_min", self.beta_min)
+        check_positive("beta_max", self.beta_max)
+        if not self.beta_min <= self.beta_max:
+            raise ValueError(f"beta_min must be <= beta_max, got {self.beta_min!r} and {self.beta_max!r}")
+
+    def alpha(self, t: Tensor) -> Tensor:
+        r"""$\alpha_t = e^{-B(t)/2}$."""
+        return torch.exp(-self._integral(t) / 2).to(t)
+
+    def _integral(self, t: Tensor) -> Tensor:
+        """B(t), float64."""
+        t = t.double()
+        return self.beta_min * t + (self.beta_max - self.beta_min) * t**2 / 2
+
+
+@dataclass(frozen=True)
+class VP(_Rates):
     r"""Variance preserving: $\alpha_t = e^{-B(t)/2}$, $\sigma_t^2 = 1 - \alpha_t^2$.
 
     $$ B(t) = \int_0^t \beta(u)\,du = \beta_{min} t + \tfrac12 (\beta_{max} - \beta_{min})\,t^2 $$
@@ -153,42 +187,18 @@ class VP(Noise):
     The continuous form of DDPM (Ho et al. 2020; Song et al. 2021): $f = -\beta(t)/2$, $g^2 = \beta(t)$.
     """
 
-    beta_min: float = 0.1
-    beta_max: float = 20.0
-    t_min = 1e-5
-
-    def __post_init__(self) -> None:
-        """Refuse rates that are not 0 < beta_min <= beta_max."""
-        _check_betas(self.beta_min, self.beta_max)
-
-    def alpha(self, t: Tensor) -> Tensor:
-        r"""$\alpha_t = e^{-B(t)/2}$."""
-        return torch.exp(-_rate_integral(self.beta_min, self.beta_max, t) / 2).to(t)
-
     def sigma(self, t: Tensor) -> Tensor:
         r"""$\sigma_t = \sqrt{1 - e^{-B(t)}}$."""
-        return torch.sqrt(-torch.expm1(-_rate_integral(self.beta_min, self.beta_max, t))).to(t)
+        return torch.sqrt(-torch.expm1(-self._integral(t))).to(t)
 
 
 @dataclass(frozen=True)
-class SubVP(Noise):
+class SubVP(_Rates):
     r"""Sub-VP: $\alpha_t$ as in `VP`, $\sigma_t = 1 - \alpha_t^2$ (Song et al. 2021, appendix B)."""
-
-    beta_min: float = 0.1
-    beta_max: float = 20.0
-    t_min = 1e-5
-
-    def __post_init__(self) -> None:
-        """Refuse rates that are not 0 < beta_min <= beta_max."""
-        _check_betas(self.beta_min, self.beta_max)
-
-    def alpha(self, t: Tensor) -> Tensor:
-        r"""$\alpha_t = e^{-B(t)/2}$."""
-        return torch.exp(-_rate_integral(self.beta_min, self.beta_max, t) / 2).to(t)
 
     def sigma(self, t: Tensor) -> Tensor:
         r"""$\sigma_t = 1 - e^{-B(t)}$."""
-        return (-torch.expm1(-_rate_integral(self.beta_min, self.beta_max, t))).to(t)
+        return (-torch.expm1(-self._integral(t))).to(t)
 
 
 @dataclass(frozen=True)
@@ -325,20 +335,8 @@ def _geometric(low: float, high: float, t: Tensor) -> Tensor:
     return (low * torch.exp(math.log(high / low) * t.double())).to(t)
 
 
-def _rate_integral(low: float, high: float, t: Tensor) -> Tensor:
-    t = t.double()
-    return low * t + (high - low) * t**2 / 2
-
-
 def _check_sigmas(low: float, high: float) -> None:
     check_positive("sigma_min", low)
     check_positive("sigma_max", high)
     if not low < high:
         raise ValueError(f"sigma_min must be < sigma_max, got {low!r} and {high!r}")
-
-
-def _check_betas(low: float, high: float) -> None:
-    check_positive("beta_min", low)
-    check_positive("beta_max", high)
-    if not low <= high:
-        raise ValueError(f"beta_min must be <= beta_max, got {low!r} and {high!r}")

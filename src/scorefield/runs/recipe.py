@@ -113,16 +113,8 @@ class LabelledNoise:
         t, y = self.times(batch, generator), batch.y
         if y is not None:
             y = torch.where(rand_rows(batch.x, generator) < self.label_dropout, -1, y)
-        weight = _residual_weight(self.noise)
+        weight = self.noise.residual_weight
         return noise_conditional(model, batch.x, noise=self.noise, y=y, t=t, weight=weight, generator=generator)
-
-
-def _residual_weight(noise: Noise) -> Any:
-    def weight(t: Tensor) -> Tensor:
-        alpha, sigma = noise.alpha(t), noise.sigma(t)
-        return sigma**2 * (alpha**2 + sigma**2) / alpha**2
-
-    return weight
 
 
 def _log_normal_times(noise: Noise, cells: int = 4096) -> Tensor:
