@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from scorefield.checks import check_count, check_shape
 from scorefield.networks.activations import activation
 from scorefield.networks.condition import Condition
+from scorefield.networks.traces import laplacian, product_trace
 from scorefield.settings import MLPSize
 
 
@@ -62,7 +63,7 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor, c: Tensor | None = None, y: Tensor | None = None) -> Tensor:
         """F(x, c, y), shaped like x; the energy (B,) of an energy network. Without c there is one noise level."""
-        h, _ = self._run(x, c, y)
+        h, _ = self.hidden(x, c, y)
         out = self.head(h)
         return out[:, 0] if self.energy else out.reshape(x.shape)
 
@@ -73,10 +74,9 @@ class MLP(nn.Module):
         """
         if self.energy:
             raise ValueError("an energy network has one output and no trace; use with_laplacian")
-        h, inputs = self._run(x, c, y)
-        slopes = [self.phi.first(a) for a in inputs]
-        weights = [layer.get_parameter("weight") for layer in self.layers]
-        return self.head(h).reshape(x.shape), product_trace(slopes, weights, self.head.weight)
+        _, units = self._run(x, c, y, 1)
+        trace = product_trace([u[1] for u in units], self._weights(), self.head.weight)
+        return self.head(units[-1][0]).reshape(x.shape), trace
 
     def with_laplacian(
         self, x: Tensor, c: Tensor | None = None, y: Tensor | None = None
@@ -87,75 +87,33 @@ class MLP(nn.Module):
         """
         if not self.energy:
             raise ValueError("a field has no Laplacian; build the network with energy=True, or use with_trace")
-        h, inputs = self._run(x, c, y)
-        weights = [layer.get_parameter("weight") for layer in self.layers]
-        slopes = [self.phi.first(a) for a in inputs]
-        norms = gradient_norms(slopes, weights)
-        up, total = self.head.weight.expand(len(x), -1), x.new_zeros(len(x))
-        for a, slope, weight, norm in reversed(list(zip(inputs, slopes, weights, norms, strict=True))):
-            total = total + (up * self.phi.second(a) * norm).sum(1)
-            up = (up * slope) @ weight
-        return self.head(h)[:, 0], up.reshape(x.shape), total
+        _, units = self._run(x, c, y, 2)
+        weights, up, bends = self._weights(), self.head.weight.expand(len(x), -1), []
+        for (_, first, second), weight in reversed(list(zip(units, weights, strict=True))):
+            bends.append(up * second)
+            up = (up * first) @ weight
+        total = laplacian(bends[::-1], [u[1] for u in units[:-1]], weights)
+        return self.head(units[-1][0])[:, 0], up.reshape(x.shape), total
 
-    def _run(self, x: Tensor, c: Tensor | None, y: Tensor | None) -> tuple[Tensor, list[Tensor]]:
-        """The last hidden layer (B, h) and what enters the activation of each, (B, h)."""
+    def hidden(self, x: Tensor, c: Tensor | None = None, y: Tensor | None = None) -> tuple[Tensor, list[Tensor]]:
+        """The last hidden layer (B, h) and what enters the activation of each, (B, h), from the first to the last."""
+        inputs, units = self._run(x, c, y, 0)
+        return units[-1][0], inputs
+
+    def _weights(self) -> list[Tensor]:
+        return [layer.get_parameter("weight") for layer in self.layers]
+
+    def _run(
+        self, x: Tensor, c: Tensor | None, y: Tensor | None, order: int
+    ) -> tuple[list[Tensor], list[tuple[Tensor, ...]]]:
+        """Layer by layer what enters the activation and the activation with its derivatives up to an order, (B, h)."""
         check_shape("x", x, (len(x), *self.shape), "the shape the network was built for")
         if c is None:
             c = x.new_zeros(1 if y is None else len(x))  # one noise level: one row of biases serves all samples
         biases = self.bias(nn.functional.silu(self.condition(c, y)).to(x.dtype)).chunk(len(self.layers), dim=1)
-        h, inputs = x.flatten(1), []
+        h, inputs, units = x.flatten(1), [], []
         for layer, bias in zip(self.layers, biases, strict=True):
             inputs.append(layer(h) + bias)
-            h = self.phi.value(inputs[-1])
-        return h, inputs
-
-
-def product_trace(slopes: Sequence[Tensor], weights: Sequence[Tensor], last: Tensor) -> Tensor:
-    r"""$\operatorname{tr}(W_{L+1} D_L W_L \cdots D_1 W_1)$ per sample, (B,), from the slopes $d_l$, each (B, h).
-
-    With three or more layers the product is carried as columns, all samples in one matrix product per layer: the D of
-    $W_1$, or, where that is less work, the h of $W_1 W_{L+1}$ moved to the front by the cyclic property.
-
-    Args:
-        slopes: $\varphi'(a_l)$ of the L hidden layers.
-        weights: $W_1, \dots, W_L$.
-        last: $W_{L+1}$.
-    """
-    first, width, dimension = weights[0], weights[0].shape[0], last.shape[0]
-    if len(slopes) == 1:
-        return slopes[0] @ (first * last.T).sum(1)
-    if len(slopes) == 2:
-        return ((slopes[0] @ (weights[1] * (first @ last).T).T) * slopes[1]).sum(1)
-    hidden = len(slopes)
-    if (hidden - 1) * dimension <= (hidden - 2) * width:
-        columns = _carry(slopes[:-1], [first, *weights[1:-1]])  # (h, B, D): D_{L-1} W_{L-1} ... D_1 W_1
-        closing = (weights[-1] @ columns.flatten(1)).reshape(width, len(slopes[0]), dimension)
-        return torch.einsum("hbd,bh,dh->b", closing, slopes[-1], last)
-    columns = _carry(slopes[:-1], [first @ last, *weights[1:-1]])  # (h, B, h), closed by W_L without a product
-    return torch.einsum("kbh,hk,bh->b", columns, weights[-1], slopes[-1])
-
-
-def _carry(slopes: Sequence[Tensor], weights: Sequence[Tensor]) -> Tensor:
-    """D_k W_k ... D_1 W_1 of every sample, (h, B, columns): the batch lies beside the columns in one product."""
-    columns = slopes[0].T[:, :, None] * weights[0][:, None, :]
-    for slope, weight in zip(slopes[1:], weights[1:], strict=True):
-        columns = (weight @ columns.flatten(1)).reshape(columns.shape) * slope.T[:, :, None]
-    return columns
-
-
-def gradient_norms(slopes: Sequence[Tensor], weights: Sequence[Tensor]) -> list[Tensor]:
-    r"""$\|\nabla_x a_{l,j}\|^2$ of every unit, each (B, h); the first layer's are the row norms of $W_1$."""
-    first = weights[0]
-    norms = [first.square().sum(1).expand(len(slopes[0]), -1)]
-    if len(slopes) == 1:
-        return norms
-    width, dimension = first.shape
-    columns, gram = first[:, None, :].expand(-1, len(slopes[0]), -1), None
-    if dimension > width:  # carry W_1's h columns of the identity and close them with its Gram matrix
-        columns, gram = torch.eye(width, dtype=first.dtype, device=first.device)[:, None, :], first @ first.T
-        columns = columns.expand(-1, len(slopes[0]), -1)
-    for slope, weight in zip(slopes[:-1], weights[1:], strict=True):
-        columns = (weight @ (columns * slope.T[:, :, None]).flatten(1)).reshape(columns.shape)
-        closed = columns if gram is None else (columns.reshape(-1, width) @ gram).reshape(columns.shape)
-        norms.append((columns * closed).sum(2).T)
-    return norms
+            units.append(self.phi.derivatives(inputs[-1], order) if order else (self.phi.value(inputs[-1]),))
+            h = units[-1][0]
+        return inputs, units

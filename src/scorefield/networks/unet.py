@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from scorefield.checks import check_count, check_shape
 from scorefield.networks.condition import Condition
+from scorefield.networks.norms import normalise
 from scorefield.settings import UNetSize
 
 
@@ -33,8 +34,19 @@ class SampleNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise (B, C, H, W) over C, H and W."""
-        pixels = x.permute(0, 2, 3, 1)
-        return nn.functional.layer_norm(pixels, pixels.shape[1:]).permute(0, 3, 1, 2)
+        return normalise(x.permute(0, 2, 3, 1), 3).permute(0, 3, 1, 2)
+
+
+class PixelNorm(nn.Module):
+    """Normalisation of each pixel over its channels, (B, P, C), with a gain and a shift per channel."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise (B, P, C) over C."""
+        return torch.addcmul(self.bias, normalise(x, 1), self.weight)
 
 
 class Residual(nn.Module):
@@ -62,7 +74,7 @@ class Attention(nn.Module):
     def __init__(self, channels: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.norm = nn.LayerNorm(channels)
+        self.norm = PixelNorm(channels)
         self.qkv = nn.Linear(channels, 3 * channels, bias=False)  # the keys' bias would have gradient zero
         self.out = nn.Linear(channels, channels)
         nn.init.zeros_(self.out.weight)
@@ -127,11 +139,11 @@ class UNet(nn.Module):
         self.exit = nn.Sequential(SampleNorm(channels), nn.SiLU(), last)
         self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
-    def forward(self, x: Tensor, c: Tensor, y: Tensor | None = None) -> Tensor:
-        """F(x, c, y), shaped like x."""
+    def forward(self, x: Tensor, c: Tensor | None = None, y: Tensor | None = None) -> Tensor:
+        """F(x, c, y), shaped like x. Without c there is one noise level."""
         check_shape("x", x, (len(x), *self.shape), "the shape the network was built for")
         height, width = x.shape[-2:]
-        e = nn.functional.silu(self.condition(c, y))
+        e = nn.functional.silu(self.condition(x.new_zeros(len(x)) if c is None else c, y))
         h = nn.functional.pad(x, (0, -width % self.multiple, 0, -height % self.multiple))
         h = nn.functional.pixel_unshuffle(h, self.patch) if self.patch > 1 else h
         h = self.entrance(h.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2))  # channels last, also under vmap
