@@ -1,112 +1,132 @@
-r"""Denoising score matching: regress the score on the known score of the blurring kernel.
+r"""Denoising score matching: regress the score on the known score of the noise.
 
-$\tfrac12\,\mathbb E\|s(x_t) - \nabla_{x_t}\log p(x_t \mid x_0)\|^2$ equals the explicit objective for the blurred law
-$p_t$ up to a constant in s (Vincent 2011).
+For $\tilde x = x + \sigma z$, $z \sim q$, the conditional mean of $\nabla\log q(z)/\sigma$ given $\tilde x$ is the
+score of the blurred law $p_\sigma$. So
+
+$$ \tfrac12\,\mathbb E \left\| s(\tilde x) - \tfrac1\sigma \nabla\log q(z) \right\|^2
+   = \tfrac12\,\mathbb E\,\|s(\tilde x) - \nabla\log p_\sigma(\tilde x)\|^2 + C $$
+
+with C constant in s (Vincent 2011), whenever q is absolutely continuous and has a finite Fisher information
+$\int \|\nabla q\|^2/q$ (otherwise the left side is infinite or the target is not the score of q).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
+import torch
 from torch import Tensor
 
-from scorefield.calculus import Generator, Score, expand, inner, rand_rows, randn_like
-from scorefield.checks import check_choice, check_floating, check_positive, check_rows, check_score
-from scorefield.noise import Levels, Noise
+from scorefield.calculus import Generator, Score, check_smooth, expand, inner
+from scorefield.checks import check_floating, check_positive, check_score
+from scorefield.objectives.kernels import NoiseKernel, kernel_of
 
 
 def denoising(
-    score: Score, x: Tensor, *, sigma: float, kernel: str = "gaussian", generator: Generator = None
+    score: Score,
+    x: Tensor,
+    *,
+    sigma: float,
+    kernel: str | NoiseKernel = "gaussian",
+    antithetic: bool = False,
+    control_variate: bool = False,
+    generator: Generator = None,
 ) -> Tensor:
-    r"""Denoising score matching at one noise level, $\tilde x = x + \sigma z$.
+    r"""Denoising score matching at one noise level, $\tilde x = x + \sigma z$ with $z \sim q$.
 
-    $$ \ell(x) = \tfrac12 \left\| s(\tilde x) - \frac{x - \tilde x}{\sigma^2} \right\|^2 $$
+    $$ \ell(x) = \tfrac12 \left\| s(\tilde x) - \frac{\nabla\log q(z)}{\sigma} \right\|^2, \qquad
+       \text{Gaussian noise:}\quad \tfrac12 \left\| s(\tilde x) + \frac z\sigma \right\|^2 $$
+
+    Equals `explicit` on the blurred law up to a constant in s whenever q is absolutely continuous with a finite Fisher
+    information: for all three named kernels, and for what `noise_kernel` admits. Two ways to less variance at small
+    sigma, with the same mean and the same mean gradient (see `regress`); together they cost what the first does.
 
     Args:
         score: field of the law blurred by `sigma`, (B, *D) -> (B, *D).
         x: clean data, shape (B, *D), floating point.
-        sigma: standard deviation of the noise, > 0.
-        kernel: law of the noise; `"gaussian"`.
+        sigma: scale of the noise, > 0: the standard deviation for `"gaussian"` and `"laplace"`.
+        kernel: law of the noise: `"gaussian"`, `"laplace"`, `"student"` (`Student()`, df 5) or a kernel.
+        antithetic: average over z and -z; two calls of the score.
+        control_variate: subtract terms of mean zero that make the variance; one more call of the score, at x.
         generator: source of the noise; the global one when None.
 
     Returns:
         loss per sample, shape (B,).
 
     Raises:
-        TypeError: `x` is not floating point.
-        ValueError: sigma <= 0, an unknown kernel, or a score of another shape than `x`.
+        TypeError: `x` is not floating point, or the kernel is none.
+        ValueError: sigma <= 0, an unknown kernel or one without a Fisher information, antithetic noise of a kernel
+            that is not symmetric, a score of another shape than `x`, or an energy with kinks.
 
     Source: Vincent 2011, equation 9.
     """
     check_floating("x", x)
     check_positive("sigma", sigma)
-    check_choice("kernel", kernel, ("gaussian",))
-    z = randn_like(x, generator)
-    s = score(x + sigma * z)
-    check_score(s, x)
-    error = s + z / sigma
-    return inner(error, error) / 2
+    check_smooth(score, derivatives=0)
+    scale = torch.tensor(sigma, dtype=torch.float64, device=x.device)
+    return regress(
+        score,
+        x,
+        scale,
+        kernel_of(kernel),
+        antithetic=antithetic,
+        control_variate=control_variate,
+        generator=generator,
+    )
 
 
-def noise_conditional(
-    score: Callable[..., Tensor],
-    x: Tensor,
+def regress(
+    score: Score,
+    centre: Tensor,
+    sigma: Tensor,
+    kernel: NoiseKernel,
     *,
-    noise: Noise,
-    y: Tensor | None = None,
-    t: Tensor | None = None,
-    weight: str | Callable[[Tensor], Tensor] = "sigma2",
+    antithetic: bool,
+    control_variate: bool,
     generator: Generator = None,
 ) -> Tensor:
-    r"""Denoising score matching at many noise levels, one level per sample.
+    r"""$\frac12\|s(c + \sigma z) - k\|^2$ with $k = \nabla\log q(z)/\sigma$, plain or with less variance.
 
-    $$ \ell(x) = \tfrac12\, w(t) \left\| s(x_t, t) + z/\sigma_t \right\|^2, \qquad x_t = \alpha_t x + \sigma_t z $$
-
-    $w = \sigma_t^2$ (`"sigma2"`) is the weight of NCSN and DDPM, under which every level counts alike; $w = g^2(t)$
-    (`"likelihood"`) makes the objective a bound on the negative log-likelihood (Song et al. 2021b).
+    Expanded, $\frac12\|s\|^2 - k^\top s(c + \sigma z) + \frac12\|k\|^2$, the last two terms are of size $1/\sigma$ and
+    $1/\sigma^2$, and $\mathbb E[k] = 0$. With the control variate $k^\top s(c)$ is added and $\frac12\|k\|^2$ becomes
+    its mean (where the kernel's information is known), which leaves $-k^\top(s(c + \sigma z) - s(c))$: as
+    $\sigma \to 0$, for Gaussian noise, the sliced objective with probe z. Antithetic noise averages z and -z, and the
+    same terms cancel in the difference $s(c + \sigma z) - s(c - \sigma z)$.
 
     Args:
-        score: noise-conditional score s(x, t), or s(x, t, y) where labels are given.
-        x: clean data, shape (B, *D), floating point.
-        noise: the schedule.
-        y: labels (B,), or None.
-        t: times (B,); None draws them uniformly in [t_min, t_max], or from the levels of a `Levels` schedule.
-        weight: `"sigma2"`, `"likelihood"`, or a function of t giving (B,).
-        generator: source of the times and the noise; the global one when None.
+        score: field, (B, *D) -> (B, *D).
+        centre: what is blurred, c (B, *D).
+        sigma: scales, (B,) or ().
+        kernel: law of z.
+        antithetic: average over z and -z.
+        control_variate: with the control variates.
+        generator: source of z.
 
     Returns:
         loss per sample, shape (B,).
 
-    Raises:
-        TypeError: `x` is not floating point.
-        ValueError: an unknown weight, times of another shape than (B,), or a score of another shape than `x`.
-
-    Source: Song & Ermon 2019 (arXiv:1907.05600), equation 6; Song et al. 2021 (arXiv:2011.13456), equation 7.
+    Source: Wang et al. 2020 (arXiv:2002.07501); Song & Kingma 2021 (arXiv:2101.03288).
     """
-    check_floating("x", x)
-    t = uniform_times(noise, x, generator) if t is None else t
-    check_rows("t", t, x, "one time per sample")
-    z = randn_like(x, generator)
-    x_t = noise.perturb(x, t, z)
-    s = score(x_t, t) if y is None else score(x_t, t, y)
+    if antithetic and not kernel.symmetric:
+        raise ValueError(
+            "antithetic noise needs a symmetric kernel, got one whose score is not odd; use control_variate"
+        )
+    z = kernel.sample(centre, generator)
+    step, k = expand(sigma, centre) * z, kernel.score(z) * expand(1 / sigma, centre)
+    s = checked(score, centre + step)
+    if not (antithetic or control_variate):
+        error = s - k
+        return inner(error, error) / 2
+    if antithetic:
+        other = checked(score, centre - step)
+        half, pull = (inner(s, s) + inner(other, other)) / 4, inner(k, s - other) / 2
+    else:
+        half, pull = inner(s, s) / 2, inner(k, s - checked(score, centre))
+    if control_variate and kernel.information is not None:
+        return half - pull + (kernel.information * centre[0].numel() / (2 * sigma**2)).to(centre)
+    return half - pull + inner(k, k) / 2
+
+
+def checked(score: Score, x: Tensor) -> Tensor:
+    """The score at x, refused where it has another shape or dtype."""
+    s = score(x)
     check_score(s, x)
-    error = s + z * expand(1 / noise.sigma(t), x)
-    return level_weight(noise, weight, t).to(x) * inner(error, error) / 2
-
-
-def uniform_times(noise: Noise, x: Tensor, generator: Generator = None) -> Tensor:
-    """One time per sample of `x`, uniform in [t_min, t_max], or uniform over the levels of a `Levels`; float64."""
-    u = rand_rows(x, generator)
-    if isinstance(noise, Levels):
-        return noise.levels.to(x.device)[(u * noise.count).long()]
-    return noise.t_min + (noise.t_max - noise.t_min) * u
-
-
-def level_weight(noise: Noise, weight: str | Callable[[Tensor], Tensor], t: Tensor) -> Tensor:
-    r"""The weight w(t) of a level, by name ($\sigma_t^2$, or the likelihood's $g^2$) or by the caller's function."""
-    if callable(weight):
-        w = weight(t)
-        check_rows("weight(t)", w, t)
-        return w
-    check_choice("weight", weight, ("sigma2", "likelihood"))
-    return noise.sigma(t) ** 2 if weight == "sigma2" else noise.g2(t)
+    return s
