@@ -1,121 +1,99 @@
-"""Kernels that stay at one law, and `chain`, the loop that repeats them."""
+"""Unadjusted moves along a score: `Ascent` to the modes and `Langevin` around them. The loop is `chains.chain`."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from scorefield.calculus import Generator, Score, randn_like
-from scorefield.checks import check_count, check_floating, check_positive, check_score
+from scorefield.checks import check_positive
+from scorefield.samplers.chains import Info, Kernel, chain, gather, single
+from scorefield.samplers.preconditioning import Preconditioner
+from scorefield.samplers.samples import Samples
+from scorefield.samplers.targets import Counted
 
-Info = dict[str, Tensor]
-
-
-class Kernel(Protocol):
-    """A move that leaves (nearly) one law invariant."""
-
-    def step(self, target: Score, x: Tensor, *, generator: Generator = None) -> tuple[Tensor, Info]:
-        """Move x (B, *D) once; also what a person wants to see about the move."""
-        ...
+__all__ = ["Ascent", "Counted", "Info", "Kernel", "Langevin", "Samples", "chain", "gather"]
 
 
-@dataclass(frozen=True)
-class Samples:
-    """What a driver returns.
+@dataclass(frozen=True, eq=False)
+class Ascent:
+    r"""Gradient ascent to a mode: $x' = x + h\,P s(x)$. Sampling as optimisation: it draws from no law.
 
-    Attributes:
-        x: the last state, (B, *D).
-        path: states on the way, (K, B, *D), or None when they were not asked for.
-        info: what the kernels reported, one entry per step.
-        evaluations: how many times the score was called on the batch.
+    Args:
+        step_size: h > 0.
+        preconditioner: P; see `Preconditioner`.
     """
 
+    step_size: float
+    preconditioner: float | Tensor = 1.0
+    _metric: Preconditioner = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Refuse a step size that is not > 0 and a preconditioner that is not positive."""
+        check_positive("step_size", self.step_size)
+        object.__setattr__(self, "_metric", Preconditioner(self.preconditioner))
+
+    def step(self, target: Score, x: Tensor, *, generator: Generator = None) -> tuple[Tensor, Info]:
+        """Move x (B, *D) once up the slope; nothing is drawn."""
+        self._metric.check(x)
+        return x + self.step_size * self._metric.apply(target(x)), {}
+
+
+@dataclass
+class Particles:
+    """Where the samples of a Langevin chain are, and a buffer for their noise."""
+
     x: Tensor
-    path: Tensor | None = None
-    info: dict[str, Tensor] = field(default_factory=dict)
-    evaluations: int = 0
+    noise: Tensor
 
 
-class Counted:
-    """A score that counts its calls and answers the first one only if it has the right shape and dtype."""
-
-    def __init__(self, score: Callable[..., Tensor]) -> None:
-        self.score, self.calls = score, 0
-        if hasattr(score, "log_density"):
-            self.log_density = getattr(score, "log_density")  # noqa: B009  (pyright knows functions have none)
-
-    def __call__(self, x: Tensor, *t: Tensor) -> Tensor:
-        """The score at x; counted."""
-        s = self.score(x, *t)
-        if self.calls == 0:
-            check_score(s, x)
-        self.calls += 1
-        return s
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Langevin:
-    r"""Unadjusted Langevin: $x' = x + h\,s(x) + \sqrt{2h}\,z$. Biased by $O(h)$.
+    r"""Unadjusted Langevin: $x' = x + h\,P s(x) + \sqrt{2h}\,L z$ with $P = L L^\top$. Biased by $O(h)$.
 
     On N(0, 1) its stationary variance is exactly $1/(1 - h/2)$.
 
     Args:
         step_size: h > 0.
+        preconditioner: P; see `Preconditioner`.
 
     Source: Parisi 1981; Roberts & Tweedie 1996. (Song & Ermon write h as $\epsilon/2$.)
     """
 
     step_size: float
+    preconditioner: float | Tensor = 1.0
+    _metric: Preconditioner = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        """Refuse a step size that is not > 0."""
+        """Refuse a step size that is not > 0 and a preconditioner that is not positive."""
         check_positive("step_size", self.step_size)
+        object.__setattr__(self, "_metric", Preconditioner(self.preconditioner))
 
     def step(self, target: Score, x: Tensor, *, generator: Generator = None) -> tuple[Tensor, Info]:
         """Move x (B, *D) once along the score, with noise."""
-        h, z = self.step_size, randn_like(x, generator)
-        return x + h * target(x) + math.sqrt(2 * h) * z, {}
+        return single(self, target, x, generator)
+
+    def start(self, target: Score, x: Tensor, *, generator: Generator = None) -> Particles:
+        """A state of its own, with room for the noise."""
+        self._metric.check(x)
+        x = x.detach().clone(memory_format=torch.contiguous_format)
+        return Particles(x, torch.empty_like(x))
+
+    def advance(self, target: Score, state: Particles, *, generator: Generator = None) -> tuple[Particles, Info]:
+        """Move the state, in place."""
+        h, z = self.step_size, refill(state.noise, state.x, generator)
+        s = target(state.x)
+        state.x.add_(self._metric.apply(s), alpha=h).add_(self._metric.root(z), alpha=math.sqrt(2 * h))
+        return state, {}
 
 
-@torch.no_grad()
-def chain(
-    kernel: Kernel, target: Score, x: Tensor, *, steps: int, keep: int | None = None, generator: Generator = None
-) -> Samples:
-    """Repeat a kernel on a batch of particles.
-
-    Args:
-        kernel: the move.
-        target: score of the law to sample from, (B, *D) -> (B, *D).
-        x: where the particles start, (B, *D), floating point.
-        steps: how many moves, >= 1.
-        keep: keep every `keep`-th state in `path`; None keeps none.
-        generator: source of the noise; the global one when None.
-
-    Returns:
-        the last state, the kept path (steps // keep, B, *D), the kernel's info and the number of score calls.
-
-    Raises:
-        ValueError: steps or keep < 1.
-        TypeError: `x` is not floating point.
-    """
-    check_floating("x", x)
-    check_count("steps", steps)
-    check_count("keep", 1 if keep is None else keep)
-    score, path, infos = Counted(target), [], []
-    for k in range(1, steps + 1):
-        x, info = kernel.step(score, x, generator=generator)
-        infos.append(info)
-        if keep is not None and k % keep == 0:
-            path.append(x)
-    kept = None if keep is None else torch.stack(path) if path else x.new_empty((0, *x.shape))
-    return Samples(x, kept, gather(infos), score.calls)
-
-
-def gather(infos: list[Info]) -> Info:
-    """Stack what each step reported, entry by entry."""
-    return {name: torch.stack([info[name] for info in infos]) for name in (infos[0] if infos else {})}
+def refill(buffer: Tensor, x: Tensor, generator: Generator) -> Tensor:
+    """The numbers of `randn_like(x, generator)`, in `buffer` where that saves an allocation."""
+    if isinstance(generator, torch.Generator) and generator.device != x.device:
+        return randn_like(x, generator)
+    if generator is None or isinstance(generator, torch.Generator):
+        return buffer.normal_(generator=generator)
+    return generator.normal(x)

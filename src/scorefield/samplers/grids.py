@@ -1,0 +1,95 @@
+r"""Grids of times: where a sampler with n steps should stop on the way from `t_max` to `t_min`.
+
+A grid is even in some increasing function of time. The noise-to-signal ratio $\bar\sigma = \sigma/\alpha$ is the
+natural clock of the probability flow, so most of them are functions of it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from scorefield.checks import check_choice, check_count, check_positive
+from scorefield.noise import Noise
+
+SPACINGS = ("time", "log-sigma", "log-snr", "rho", "angle", "root-angle")
+Measure = Callable[[Tensor], Tensor]
+
+
+def time_grid(
+    noise: Noise,
+    n: int,
+    *,
+    spacing: str | Measure = "root-angle",
+    rho: float = 7.0,
+    start: float | None = None,
+    end: float | None = None,
+) -> Tensor:
+    r"""A grid of n + 1 decreasing times, even in a function of time.
+
+    | `spacing` | even in |
+    |---|---|
+    | `"time"` | t, as `noise.times` |
+    | `"log-sigma"` | $\log\sigma$ |
+    | `"log-snr"` | $\log(\alpha/\sigma)$, DPM-Solver's |
+    | `"rho"` | $\bar\sigma^{1/\rho}$, EDM's, as `noise.rho_times` |
+    | `"angle"` | $\arctan\bar\sigma$, the angle in which noise turns into data of unit variance |
+    | `"root-angle"` | $\arctan \bar\sigma^{1/4}$: log-SNR near $\bar\sigma = 1$, coarser at both ends |
+    | a function of t | its value; it must increase with t |
+
+    Args:
+        noise: the schedule.
+        n: how many steps, >= 1.
+        spacing: a name or a function (n,) -> (n,).
+        rho: $\rho$ > 0 of `"rho"`.
+        start: first time; None for t_max.
+        end: last time; None for t_min.
+
+    Returns:
+        the times, (n + 1,), float64.
+
+    Raises:
+        ValueError: an unknown spacing; a start that is not after the end; a function that does not increase.
+
+    Source: Karras et al. 2022 (arXiv:2206.00364), equation 5; Lu et al. 2022 (arXiv:2206.00927), section 3.3.
+    """
+    check_count("n", n)
+    check_positive("rho", rho)
+    first, last = noise.t_max if start is None else start, noise.t_min if end is None else end
+    if not noise.t_min <= last < first <= noise.t_max:
+        raise ValueError(f"times must decrease within [{noise.t_min:g}, {noise.t_max:g}], got {first:g} to {last:g}")
+    measure = _measure(noise, spacing, rho) if isinstance(spacing, str) else spacing
+    ends = torch.tensor([first, last], dtype=torch.float64)
+    high, low = measure(ends).tolist()
+    if not (math.isfinite(high) and math.isfinite(low) and low < high):
+        raise ValueError(f"spacing must increase with t, got {low:g} at t = {last:g} and {high:g} at t = {first:g}")
+    inside = _solve(measure, torch.linspace(high, low, n + 1, dtype=torch.float64)[1:-1], last, first)
+    return torch.cat([ends[:1], inside, ends[1:]])
+
+
+def _measure(noise: Noise, spacing: str, rho: float) -> Measure:
+    """The function of time that a spacing is even in."""
+    check_choice("spacing", spacing, SPACINGS)
+    if spacing == "time":
+        return lambda t: t
+    if spacing == "log-sigma":
+        return lambda t: noise.sigma(t).log()
+    if spacing == "log-snr":
+        return lambda t: noise.sigma(t).log() - noise.alpha(t).log()
+    if spacing == "rho":
+        return lambda t: (noise.sigma(t) / noise.alpha(t)) ** (1 / rho)
+    power = 1.0 if spacing == "angle" else 0.25
+    return lambda t: torch.atan((noise.sigma(t) / noise.alpha(t)) ** power)
+
+
+def _solve(measure: Measure, values: Tensor, low: float, high: float) -> Tensor:
+    """The times in [low, high] at which an increasing function has the values, by bisection."""
+    below, above = torch.full_like(values, low), torch.full_like(values, high)
+    for _ in range(56):
+        middle = (below + above) / 2
+        less = measure(middle) < values
+        below, above = torch.where(less, middle, below), torch.where(less, above, middle)
+    return (below + above) / 2
