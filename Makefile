@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN_DEMO ?=
 
-.PHONY: help setup demo test check lint types docs certify bench clean
+.PHONY: help setup demo test check lint types docs certify mutants bench clean
 
 help:
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -36,6 +36,9 @@ check: lint types docs ## lint, types and docs, as CI runs them before the tests
 
 certify: setup ## the long certificates: kills, fuzzing, tables; results are committed
 	$(BIN)/python benchmarks/certify.py
+
+mutants: setup ## every listed error in the mathematics must be noticed by the tests; results are committed
+	$(BIN)/python benchmarks/mutants.py
 
 bench: setup ## the benchmarks, each printed as ratios in one run
 	$(BIN)/python benchmarks/train_step.py

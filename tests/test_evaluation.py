@@ -7,10 +7,13 @@ import numpy as np
 import pytest
 import torch
 
+from conftest import trained
+from scorefield.calculus import score_of
 from scorefield.densities import toy
 from scorefield.evaluation import Row, evaluate, loss_by_level
 from scorefield.metrics import Estimate
 from scorefield.samplers import Samples
+from scorefield.settings import MLPSize, Recipe
 
 
 class Planted:
@@ -22,7 +25,7 @@ class Planted:
     def __getattr__(self, name):
         return getattr(self._run, name)
 
-    def sample(self, n, seed=0):
+    def sample(self, n, seed=0, **how):
         return Samples(self._x[:n], None, {} if self._y is None else {"y": self._y[:n]})
 
 
@@ -115,3 +118,50 @@ def test_bad_requests_are_refused(vector_run, digits_run):
     planted.dataset = without
     with pytest.raises(ValueError, match="at least 8 held-out rows, got 0; hold out more"):
         evaluate(planted)
+
+
+@pytest.fixture(
+    scope="module", params=[("gaussian-mixture", 0.3), ("gaussian-mixture", 0.0), ("two-moons", 0.0)], ids=str
+)
+def one_law_run(request, tmp_path_factory):
+    """A run of one law that has hardly begun, with the exact score of its law in scaled units."""
+    data, sigma = request.param
+    recipe = Recipe(data, steps=2, objective="sliced", sigma=sigma, mlp=MLPSize(8, 1), count=2000)
+    run = trained(recipe, tmp_path_factory.mktemp("one-law") / "run")
+    mean, scale = (torch.as_tensor(v) for v in (run.dataset.info.scaling.mean, run.dataset.info.scaling.scale))
+    law = toy(data)
+
+    def log_mixture(u):
+        cs = law.covariances / (scale[:, None] * scale) + sigma**2 * torch.eye(2)
+        parts = [
+            torch.distributions.MultivariateNormal((m - mean) / scale, c) for m, c in zip(law.means, cs, strict=True)
+        ]
+        return torch.stack([w.log() + p.log_prob(u) for w, p in zip(law.weights, parts, strict=True)]).logsumexp(0)
+
+    exact = score_of(log_mixture if data != "two-moons" else lambda u: law.log_density(mean + scale * u))
+    return run, exact
+
+
+def test_one_law_is_held_against_the_truth_of_its_own_blur(one_law_run):
+    """The exact score of the law that was learned has Fisher divergence 0 to single precision; the begun run's not."""
+    run, exact = one_law_run
+    planted = Planted(run, run.sample(200, steps=5).x)
+    planted.score = lambda x: exact(x.double())
+    assert figures(planted)["Fisher divergence"].ratio < 1e-9
+    begun = figures(Planted(run, planted._x))["Fisher divergence"]
+    assert begun.ratio > 0.1 and f"at noise {run.sigma:.3g};" in begun.reading
+
+
+def test_the_objective_of_one_law_stands_beside_its_value_on_training_rows(one_law_run):
+    """Nearly a normal law's: half of D minus D, on held-out rows with their error and on training rows."""
+    run, _ = one_law_run
+    row = figures(Planted(run, run.sample(200, steps=5).x))["objective, held out"]
+    expected = -1.0 + run.sigma**2  # k = 1 in k² (1 + sigma²) D/2 - k D, D = 2
+    assert row.samples.n == len(run.dataset.held_out_rows) == 200 and row.real is None
+    assert abs(row.samples.value - expected) < 5 * row.samples.standard_error + 0.1
+    assert row.reading.startswith("sliced; -") and "on training rows" in row.reading
+
+
+def test_a_run_of_levels_has_no_objective_to_show(vector_run):
+    """Its loss depends on the levels drawn; the pictures of the demo show it level by level."""
+    assert "objective, held out" not in figures(vector_run)

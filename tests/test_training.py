@@ -246,3 +246,52 @@ def test_more_devices_than_processes_are_refused(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(RuntimeError, match="number of processes, 2, got 3; give it 2"):
         Engine(3)
+
+
+class Told:
+    """An objective of two terms, a square and minus a third of it, by name."""
+
+    def terms(self, model, batch, generator):
+        square = noisy_square(model, batch, generator)
+        return {"square": square, "rest": -square / 3}
+
+    def __call__(self, model, batch, generator):
+        return noisy_square(model, batch, generator) * (2 / 3)
+
+
+def test_terms_of_the_loss_are_reported_apart_and_train_as_their_sum():
+    """The loss is their sum, each is its own mean, and the weights are those of the sum trained as a whole."""
+    whole, apart = linear(), linear()
+    a, b = finished(whole, lambda m, x, g: Told()(m, x, g)), finished(apart, Told())
+    assert torch.allclose(whole.weight, apart.weight, atol=1e-13)
+    assert [s.loss for s in b] == pytest.approx([s.loss for s in a], rel=1e-12)
+    for step in b:
+        assert list(step.terms) == ["square", "rest"] and sum(step.terms.values()) == step.loss
+        assert step.terms["rest"] == pytest.approx(-step.terms["square"] / 3, rel=1e-12)
+    expected = noisy_square(linear(), batches(0), step_generator(0, 0)).mean().item()
+    assert b[0].terms["square"] == pytest.approx(expected, rel=1e-12)
+    assert all(not s.terms for s in a)
+
+
+def test_terms_are_means_over_micro_batches():
+    """For a loss without noise, four micro-batches report the terms of one batch."""
+
+    class Plain(Told):
+        def terms(self, model, batch, generator):
+            out = model(batch.x)
+            return {"square": inner(out, out), "rest": -out.sum(1)}
+
+    one, four = finished(linear(), Plain()), finished(linear(), Plain(), accumulate=4)
+    for a, b in zip(one, four, strict=True):
+        assert dict(a.terms) == pytest.approx(dict(b.terms), rel=1e-12)
+
+
+def test_a_term_that_is_not_one_number_per_sample_is_refused_by_name():
+    """As the loss itself would be."""
+
+    class Averaged(Told):
+        def terms(self, model, batch, generator):
+            return {"square": noisy_square(model, batch, generator).mean()}
+
+    with pytest.raises(ValueError, match=r"the objective's term square must have shape \(16,\)"):
+        finished(linear(), Averaged())

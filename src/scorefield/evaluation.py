@@ -4,7 +4,7 @@ Images: agreement of a classifier (RBF support vectors on the real training imag
 Fréchet and kernel distances on principal components of the pixels beside those of two halves of the real data, and
 the distance to the nearest training image beside that between real images (far below: memorised; far above: blurred).
 Vectors: maximum mean discrepancy and a two-sample test beside held-out data, and the Fisher divergence where the truth
-is known.
+is known. A run that learned one law also shows its objective on held-out rows.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from sklearn.svm import SVC
 from torch import Tensor
 
 from scorefield.checks import check_count
-from scorefield.densities import TOYS, GaussianMixture, toy
+from scorefield.data import Batch
+from scorefield.densities import TOYS, Curve, Density, GaussianMixture, toy
 from scorefield.fields import at
 from scorefield.metrics import (
     Estimate,
@@ -32,9 +33,11 @@ from scorefield.metrics import (
     mmd,
     nearest_distances,
 )
+from scorefield.metrics.estimate import normal
 from scorefield.objectives import noise_conditional
 from scorefield.runs import Run
 
+NO_VALUE = ("contrastive-divergence", "persistent")  # objectives of which only the gradient has a meaning
 COMPONENTS = 32
 HALVES = 10
 MOST = 10_000  # rows of real data that a metric looks at
@@ -90,9 +93,9 @@ def evaluate(run: Run, *, count: int = 1000, seed: int = 0) -> list[Row]:
     check_count("count", count, least=100)
     drawn = run.sample(count, seed=seed)
     x = _scaled(run, drawn.x)
-    if run.dataset.info.kind == "image":
-        return _image_rows(run, x, drawn.info.get("y"), seed)
-    return _vector_rows(run, x, seed)
+    image = run.dataset.info.kind == "image"
+    rows = _image_rows(run, x, drawn.info.get("y"), seed) if image else _vector_rows(run, x, seed)
+    return rows + _objective_rows(run, seed)
 
 
 def _scaled(run: Run, x: Tensor) -> Tensor:
@@ -177,25 +180,68 @@ def _vector_rows(run: Run, x: Tensor, seed: int) -> list[Row]:
         Row("MMD²", discrepancy["samples"], discrepancy["real"], "0 within its error is perfect"),
         Row("two-sample test", test["samples"], test["real"], "accuracy; 0.5 cannot be told from held-out data"),
     ]
-    truth = toy(run.recipe.data) if run.recipe.data in TOYS else None
-    if isinstance(truth, GaussianMixture):
-        rows.append(_fisher_row(run, truth, seed))
-    return rows
+    row = _fisher_row(run, toy(run.recipe.data), seed) if run.recipe.data in TOYS else None
+    return rows if row is None else [*rows, row]
 
 
-def _fisher_row(run: Run, truth: GaussianMixture, seed: int, sigma: float = 0.1) -> Row:
-    """The learned score against the exact one of the blurred mixture, both of scaled data, at one noise level."""
+@dataclass(frozen=True)
+class _Scaled:
+    """A density seen in scaled units, u = (x - m) / c."""
+
+    law: Density
+    mean: Tensor
+    scale: Tensor
+
+    def score(self, u: Tensor) -> Tensor:
+        return self.scale * self.law.score(self.mean + self.scale * u)
+
+    def sample(self, shape: tuple[int], *, generator: torch.Generator) -> Tensor:
+        return (self.law.sample(shape, generator=generator) - self.mean) / self.scale
+
+
+def _fisher_row(run: Run, truth: Density | Curve, seed: int, sigma: float = 0.1) -> Row | None:
+    """The learned score of scaled data against the exact one: at this noise level, or at the one law of the run.
+
+    A mixture's is known under any blur, that of other densities only without; None where it is not known.
+    """
     mean, scale = (torch.as_tensor(v) for v in (run.dataset.info.scaling.mean, run.dataset.info.scaling.scale))
-    scaled = GaussianMixture(
-        truth.weights, (truth.means - mean) / scale, truth.covariances / (scale[:, None] * scale[None, :])
-    )
-    t = run.noise.time_at(torch.tensor(sigma, dtype=torch.float64))
-    law = scaled.blurred(run.noise, t.item())
-    x = law.sample((2000,), generator=torch.Generator().manual_seed(seed))
-    score = at(run.score, t)
-    error = fisher_divergence(lambda x: score(x.float()).double(), law.score, x)
-    energy = fisher_divergence(torch.zeros_like, law.score, x)
-    return Row("Fisher divergence", error, energy, f"to the true score at noise {sigma:g}; real: E‖score‖²")
+    levels, exact = run.recipe.at_all_levels, None
+    sigma = sigma if levels else run.sigma
+    if isinstance(truth, GaussianMixture):
+        covariances = truth.covariances / (scale[:, None] * scale[None, :])
+        blur = 0.0 if levels else sigma**2 * torch.eye(len(scale), dtype=torch.float64)
+        exact = GaussianMixture(truth.weights, (truth.means - mean) / scale, covariances + blur)
+    elif not isinstance(truth, Curve) and not levels and sigma == 0:
+        exact = _Scaled(truth, mean, scale)
+    if exact is None:
+        return None
+    score = run.score
+    if levels and isinstance(exact, GaussianMixture):
+        t = run.noise.time_at(torch.tensor(sigma, dtype=torch.float64))
+        exact, score = exact.blurred(run.noise, t.item()), at(run.score, t)
+    x = exact.sample((2000,), generator=torch.Generator().manual_seed(seed))
+    error = fisher_divergence(lambda x: score(x.float()).double(), exact.score, x)
+    energy = fisher_divergence(torch.zeros_like, exact.score, x)
+    return Row("Fisher divergence", error, energy, f"to the true score at noise {sigma:.3g}; real: E‖score‖²")
+
+
+def _objective_rows(run: Run, seed: int) -> list[Row]:
+    """The objective of one law on held-out rows, with its value on training rows: far above that, it was overfitted."""
+    if run.recipe.at_all_levels or run.recipe.objective in NO_VALUE or not len(run.dataset.held_out_rows):
+        return []
+    held, train = (_objective(run, rows, seed) for rows in (run.dataset.held_out_rows, run.dataset.train_rows))
+    beside = f"{train.value:.4g} ± {train.standard_error:.1g} on training rows"
+    return [Row("objective, held out", held, None, f"{run.recipe.objective}; {beside}; far above that: overfitted")]
+
+
+def _objective(run: Run, rows: np.ndarray, seed: int) -> Estimate:
+    """The mean of a run's objective over at most 1,000 of these rows."""
+    chosen = np.sort(np.random.default_rng(seed).permutation(rows)[:1000])
+    model = run.load_model()
+    x = run.dataset.x_scaled(chosen).to(next(model.parameters()).dtype)
+    batch = Batch(x, run.dataset.labels(chosen), torch.from_numpy(chosen))
+    loss = run.objective()(model, batch, torch.Generator().manual_seed(seed)).detach().double()
+    return normal(loss.mean().item(), (loss.std() / len(loss) ** 0.5).item(), len(loss), "mean over rows")
 
 
 def loss_by_level(run: Run, rows: np.ndarray, *, levels: int = 24, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:

@@ -7,7 +7,11 @@ from dataclasses import dataclass, field
 NOISES = ("ve", "vp", "subvp", "cosine", "levels")
 NETWORKS = ("unet", "mlp")
 PRECISIONS = ("fp32", "bf16", "fp64")
-SAMPLERS = ("heun", "euler", "euler-maruyama", "ancestral", "annealed-langevin")
+MODELS = ("score", "energy")
+AT_ALL_LEVELS = ("noise-conditional", "noise-conditional-sliced")
+CONTRASTIVE = ("noise-contrastive", "contrastive-divergence", "persistent")
+OBJECTIVES = (*AT_ALL_LEVELS, "implicit", "sliced", "finite-difference", "denoising", *CONTRASTIVE)
+SAMPLERS = ("heun", "euler", "euler-maruyama", "ancestral", "annealed-langevin", "langevin")
 
 
 @dataclass(frozen=True)
@@ -102,7 +106,7 @@ class TrainSettings:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Train a noise-conditional score network; the same command resumes where it stopped.
+    """Train a score network or an energy; the same command resumes where it stopped.
 
     Args:
         data: a file (.npy, .npz, .csv), a folder of images, or a name (digits, mnist, fashion-mnist, two-moons, …).
@@ -114,7 +118,16 @@ class Recipe:
         on_nonfinite: rows with NaN or infinity: error, or drop (and count them).
         held_out: fraction of rows kept out of training, to judge by.
         count: how many samples to draw from a toy density.
+        model: score, a field; or energy, a log-density up to a constant, whose gradient is the score.
+        objective: noise-conditional[-sliced] (all noise levels), implicit, sliced, finite-difference, denoising (one
+            law), or, for energies, noise-contrastive, contrastive-divergence, persistent.
         noise: schedule: ve, vp, subvp, cosine or levels; the ends of ve and levels are chosen from the data.
+        sigma: noise that blurs the one law, in standard deviations of the data; none, or for denoising chosen from the
+            data, when not given.
+        probes: directions per sample, for sliced, finite-difference and noise-conditional-sliced.
+        chain_steps: steps (MALA) of the model's own chain per step of training, for contrastive-divergence and
+            persistent.
+        chain_step_size: their step size h, in the variance of the data.
         predicts: what the network estimates: edm, score, noise, data or velocity.
         network: unet (images) or mlp (vectors); chosen from the data when not given.
         unet: size of the U-Net.
@@ -138,7 +151,13 @@ class Recipe:
     on_nonfinite: str = "error"
     held_out: float = 0.1
     count: int = 10_000
+    model: str = "score"
+    objective: str = "noise-conditional"
     noise: str = "ve"
+    sigma: float | None = None
+    probes: int = 1
+    chain_steps: int = 10
+    chain_step_size: float = 0.01
     predicts: str = "edm"
     network: str | None = None
     unet: UNetSize = field(default_factory=UNetSize)
@@ -152,6 +171,11 @@ class Recipe:
     compile: bool = False
     seed: int = 0
 
+    @property
+    def at_all_levels(self) -> bool:
+        """Whether the law of the data is learned at every noise level of a schedule, and not as one law alone."""
+        return self.objective in AT_ALL_LEVELS
+
     def data_settings(self) -> DataSettings:
         """The part of the recipe that says where the data come from."""
         return DataSettings(self.data, self.root, self.label_column, self.on_nonfinite, self.held_out, self.count)
@@ -162,9 +186,9 @@ class Resolved:
     """What the recipe left open and the data and the machine decided, once, before step 1; stored beside it.
 
     Args:
-        noise: settings of the schedule, by name.
+        noise: settings of the schedule, by name; sigma alone where one law is learned.
         network: unet or mlp.
-        levels: law of the noise levels trained on: log-normal in sigma/alpha, or uniform in t.
+        levels: law of the noise levels trained on: log-normal in sigma/alpha, or uniform in t; one for one law.
         training: the trainer's settings.
     """
 
@@ -197,8 +221,10 @@ class SampleOptions:
         output: .npz file to write (-o); RUN/samples/… when not given.
         label: the class to draw; classes are drawn by their frequency when not given.
         seed: the same seed gives the same samples, whatever the batch size or the number of devices.
-        sampler: heun, euler, euler-maruyama, ancestral or annealed-langevin.
+        sampler: heun (when not given), euler, euler-maruyama, ancestral or annealed-langevin; langevin, and no other,
+            for a run that learned one law.
         steps: steps of the sampler; for annealed-langevin steps per level.
+        step_size: step size h of langevin, in the variance of the data; chosen from the score when not given.
         devices: number of processes; fails if it does not get them.
     """
 
@@ -207,8 +233,9 @@ class SampleOptions:
     output: str | None = None
     label: str | None = None
     seed: int = 0
-    sampler: str = "heun"
+    sampler: str | None = None
     steps: int | None = None
+    step_size: float | None = None
     devices: int = 1
 
 
@@ -225,6 +252,21 @@ class EvaluateOptions:
 
     run: str
     count: int = 1000
+    seed: int = 0
+    json: bool = False
+
+
+@dataclass(frozen=True)
+class CheckOptions:
+    """Check the theorems: both sides of each computed, beside their error; exit code 1 where one fails.
+
+    Args:
+        only: the name of one theorem, or of a part: score, matching, denoising, dynamics or likelihood.
+        seed: seed of all samples.
+        json: print JSON instead of a table.
+    """
+
+    only: str | None = None
     seed: int = 0
     json: bool = False
 

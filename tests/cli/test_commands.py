@@ -119,7 +119,7 @@ def test_non_finite_training_is_exit_code_1(here, capsys, monkeypatch):
     """Divergence is bad news, not bad input: three non-finite steps end with 1 and the last checkpoint whole."""
     import torch
 
-    from scorefield.runs.recipe import LabelledNoise
+    from scorefield.runs.objectives import LabelledNoise
 
     plain = LabelledNoise.__call__
     calls = iter(range(10**6))

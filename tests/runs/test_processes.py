@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from conftest import small_recipe, trained
 from scorefield.runs import checkpoints as store
+from scorefield.runs.log import read
 
 ONE_THREAD = os.environ | {"OMP_NUM_THREADS": "1"}
 
@@ -73,6 +74,21 @@ def test_two_processes_equal_one_after_fifty_steps(tmp_path, precision, toleranc
     one = trained(small_recipe(steps=50, precision=precision), tmp_path / "one")
     a, b = tensors(tmp_path / "two"), tensors(one.path)
     assert max((a[k].double() - b[k].double()).abs().max().item() for k in a if k.startswith("model.")) < tolerance
+
+
+def test_two_processes_report_the_terms_of_one_and_train_an_energy_alike(tmp_path):
+    """Derivatives of derivatives survive data parallelism; both terms are means over both processes."""
+    size = ["--mlp.width", 16, "--mlp.depth", 2, "--batch-size", 32, "--precision", "fp64", "--count", 500]
+    for count in (1, 2):
+        argv = command("train", "two-moons", "--model", "energy", "--objective", "sliced", "-o", tmp_path / str(count))
+        argv += [*map(str, size), "--steps", "5", "--devices", str(count)]
+        subprocess.run(argv, env=ONE_THREAD, check=True, capture_output=True)
+    one, two = (read(tmp_path / str(count) / "metrics.jsonl") for count in (1, 2))
+    for a, b in zip(one, two, strict=True):
+        for name in ("loss", "half_square", "trace", "grad_norm"):
+            assert a[name] == pytest.approx(b[name], rel=1e-10), name
+    a, b = tensors(tmp_path / "1"), tensors(tmp_path / "2")
+    assert max((a[k] - b[k]).abs().max().item() for k in a if k.startswith("model.")) < 1e-12
 
 
 def test_two_processes_write_the_very_same_samples(tmp_path, digits_run):

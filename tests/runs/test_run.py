@@ -14,6 +14,7 @@ from conftest import small_recipe, trained
 from scorefield.runs import Damaged, Locked, Run
 from scorefield.runs import checkpoints as store
 from scorefield.runs.log import read
+from scorefield.runs.samples import choose_labels
 from scorefield.settings import MLPSize, Recipe
 from scorefield.training import Diverged
 
@@ -192,12 +193,12 @@ def test_sample_i_is_the_same_in_any_batch(digits_run):
 def test_labels_are_those_asked_for_or_drawn_by_frequency(digits_run):
     """A given label fills y; else classes come in the data's proportions (chi-square, false alarms 1e-4)."""
     assert digits_run.sample(4, label="7").info["y"].tolist() == [7] * 4
-    drawn = digits_run._labels(5000, 0, None)
     frequencies = digits_run.dataset.class_frequencies
+    drawn = choose_labels(5000, 0, None, digits_run.classes, frequencies)
     expected = 5000 * frequencies / frequencies.sum()
     counts = np.bincount(drawn.numpy(), minlength=10)
     assert ((counts - expected) ** 2 / expected).sum() < 33.7  # 9 degrees of freedom
-    assert digits_run._labels(3, 0, None).tolist() == drawn[:3].tolist()
+    assert choose_labels(3, 0, None, digits_run.classes, frequencies).tolist() == drawn[:3].tolist()
 
 
 @pytest.mark.parametrize(
@@ -274,7 +275,7 @@ def test_unlabelled_recipes_differ_only_where_said(vector_run):
 
 def test_a_run_that_ends_in_bad_steps_is_not_done(tmp_path, monkeypatch):
     """However short the rest, non-finite last steps are no success, and are saved as no checkpoint; again and again."""
-    from scorefield.runs.recipe import LabelledNoise
+    from scorefield.runs.objectives import LabelledNoise
 
     plain = LabelledNoise.__call__
     monkeypatch.setattr(LabelledNoise, "__call__", lambda self, *a: plain(self, *a) * (torch.nan if self.bad else 1.0))

@@ -11,7 +11,15 @@ from scorefield import __version__
 from scorefield.checks import nearest
 from scorefield.cli.codes import BAD_INPUT, BAD_NEWS, DONE, INTERRUPTED, LOCKED
 from scorefield.cli.parser import parse
-from scorefield.settings import DemoOptions, EvaluateOptions, InfoOptions, Recipe, SampleOptions, TrainOptions
+from scorefield.settings import (
+    CheckOptions,
+    DemoOptions,
+    EvaluateOptions,
+    InfoOptions,
+    Recipe,
+    SampleOptions,
+    TrainOptions,
+)
 
 # command -> the dataclasses of its options, short flags, the option given without a flag
 COMMANDS: dict[str, tuple[tuple[type, ...], dict[str, str], str | None]] = {
@@ -20,6 +28,7 @@ COMMANDS: dict[str, tuple[tuple[type, ...], dict[str, str], str | None]] = {
     "sample": ((SampleOptions,), {"count": "-n", "output": "-o"}, "run"),
     "evaluate": ((EvaluateOptions,), {"count": "-n"}, "run"),
     "info": ((InfoOptions,), {}, "run"),
+    "check": ((CheckOptions,), {}, None),
 }
 
 

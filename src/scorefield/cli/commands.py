@@ -7,15 +7,25 @@ import os
 import shlex
 import shutil
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.markup import escape
 
 from scorefield.cli import show
-from scorefield.cli.codes import DONE
+from scorefield.cli.codes import BAD_NEWS, DONE
 from scorefield.runs import Run, versions
-from scorefield.settings import DemoOptions, EvaluateOptions, InfoOptions, Recipe, SampleOptions, TrainOptions
+from scorefield.runs.draw import choose_sampler
+from scorefield.settings import (
+    CheckOptions,
+    DemoOptions,
+    EvaluateOptions,
+    InfoOptions,
+    Recipe,
+    SampleOptions,
+    TrainOptions,
+)
 from scorefield.training import Engine, process_rank
 
 if TYPE_CHECKING:
@@ -96,13 +106,21 @@ def sample(options: SampleOptions) -> int:
     alone = options.devices == 1 and "WORLD_SIZE" not in os.environ
     engine = Engine(options.devices, alone=alone)
     drawn = run.sample(
-        options.count, options.seed, options.label, sampler=options.sampler, steps=options.steps, engine=engine
+        options.count,
+        options.seed,
+        options.label,
+        sampler=options.sampler,
+        steps=options.steps,
+        step_size=options.step_size,
+        engine=engine,
     )
     if engine.rank > 0:
         return DONE
-    name = f"{options.sampler}-{options.count}-seed{options.seed}-step{run.step}"
+    sampler = choose_sampler(options.sampler, options.step_size, run.recipe)
+    name = f"{sampler}-{options.count}-seed{options.seed}-step{run.step}"
     name += f"-class{run.classes.index(options.label)}" if options.label is not None else ""
     name += f"-{options.steps}steps" if options.steps is not None else ""
+    name += f"-h{options.step_size:g}" if options.step_size is not None else ""
     path = run.write_samples(drawn, options.output or run.path / "samples" / f"{name}.npz")
     console = show.console()
     show.notes(run, console)
@@ -127,6 +145,27 @@ def evaluate(options: EvaluateOptions) -> int:
     return DONE
 
 
+def check(options: CheckOptions) -> int:
+    """Compute both sides of every theorem."""
+    import torch
+
+    from scorefield import theory
+
+    torch.set_num_threads(1)  # small tensors gain nothing from more, and lose much where cores are busy
+    started, checked, console = time.perf_counter(), [], show.console(quiet=options.json)
+    with console.status("checking …") as status:
+        for row in theory.check(options.seed, options.only):
+            status.update(f"checked [cyan]{row.theorem.name}[/cyan] …")
+            checked.append(row)
+    holds = all(row.claim.holds for row in checked)
+    if options.json:
+        content = {"seed": options.seed, "holds": holds, "rows": [row.to_json() for row in checked]}
+        print(json.dumps(content, indent=2, ensure_ascii=False))
+    else:
+        show.theorems(console, checked, options.seed, time.perf_counter() - started)
+    return DONE if holds else BAD_NEWS
+
+
 def info(options: InfoOptions) -> int:
     """Say what a run holds and what comes next."""
     run, console = Run.open(options.run), show.console()
@@ -142,7 +181,9 @@ def info(options: InfoOptions) -> int:
             "held out": f"{data.held_out:,} rows",
             "SHA-256": ", ".join(f"{name} {digest[:16]}…" for name, digest in data.sha256.items()),
             "classes": ", ".join(run.classes[:20]) or "none",
-            "noise": str(run.noise),
+            "model": run.recipe.model,
+            "objective": run.recipe.objective,
+            "noise": str(run.noise) if run.recipe.at_all_levels else f"sigma {run.sigma:.4g}: one law, no levels",
             "network": f"{run.resolved.network} {getattr(run.recipe, run.resolved.network)}",
             "predicts": run.recipe.predicts,
             "training": f"batch {training.batch_size}, lr {training.learning_rate:g}, {training.precision}",

@@ -7,8 +7,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
 
-from rich.console import Console
+from rich.box import SIMPLE_HEAD
+from rich.console import Console, Group
 from rich.markup import escape
+from rich.padding import Padding
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -20,7 +22,10 @@ from scorefield.training import Engine
 if TYPE_CHECKING:
     from scorefield.evaluation import Row
     from scorefield.metrics import Estimate
+    from scorefield.theory import Claim
+    from scorefield.theory import Row as Checked
 
+TERMS = {"half_square": "½‖s‖²", "trace": "tr ∇s"}
 UNBIASED = ("kernel distance", "MMD²")  # near zero for real data too: their ratio means nothing
 
 
@@ -34,23 +39,24 @@ def training(
 ) -> int:
     """Train with a live bar; when interrupted, finish the step, save, and say how to go on."""
     notes(run, console)
-    config, loss = run.resolved.training, None
+    config, mean = run.resolved.training, {}
     columns = (
         TextColumn("step {task.completed:,.0f}/{task.total:,.0f}"),
         BarColumn(),
-        TextColumn("loss {task.fields[loss]}"),
+        TextColumn("{task.fields[said]}"),
         TextColumn("{task.fields[rate]} samples/s"),
         TimeRemainingColumn(),
     )
     if run.finished:
         return DONE
     with stop_signals() as stopped, Progress(*columns, console=console, refresh_per_second=4) as progress:
-        task = progress.add_task("", total=config.steps, completed=run.step, loss="-", rate="-")
+        task = progress.add_task("", total=config.steps, completed=run.step, said="loss -", rate="-")
         with closing(run.train(checkpoint_seconds=checkpoint_seconds, engine=engine)) as steps:
             for step in steps:
-                loss = step.loss if loss is None else 0.98 * loss + 0.02 * step.loss
+                values = {"loss": step.loss, **step.terms}
+                mean = {name: 0.98 * mean.get(name, value) + 0.02 * value for name, value in values.items()}
                 rate = f"{config.batch_size / step.seconds:,.0f}"
-                progress.update(task, completed=step.step, loss=f"{loss:.4g}", rate=rate)
+                progress.update(task, completed=step.step, said=_said(mean), rate=rate)
                 wanted = bool(stopped) if engine is None else engine.any(bool(stopped))
                 if wanted and step.step < config.steps:
                     break
@@ -60,6 +66,12 @@ def training(
         f"Interrupted; saved at step {run.step:,}. Go on with: [cyan]{escape(command)}[/cyan]", soft_wrap=True
     )
     return INTERRUPTED
+
+
+def _said(mean: Mapping[str, float]) -> str:
+    """The loss and, where it is a sum of known terms, these in brackets."""
+    terms = ", ".join(f"{TERMS.get(name, name)} {value:.4g}" for name, value in mean.items() if name != "loss")
+    return f"loss {mean['loss']:.4g}" + (f" ({terms})" if terms else "")
 
 
 @contextmanager
@@ -99,6 +111,35 @@ def table(console: Console, run: Run, rows: list[Row]) -> None:
 def _figure(estimate: Estimate) -> str:
     error = "" if estimate.standard_error is None else f" ± {estimate.standard_error:.1g}"
     return f"{estimate.value:.3g}{error}"
+
+
+def theorems(console: Console, rows: list[Checked], seed: int, seconds: float) -> None:
+    """Both sides of every theorem, a section for each part; green where they agree, red where they do not."""
+    sides = Table(box=SIMPLE_HEAD, pad_edge=False)
+    sides.add_column("theorem")
+    for name in ("left", "", "right", "s.e.", ""):
+        sides.add_column(name, justify="right", no_wrap=True)
+    part = ""
+    for row in rows:
+        claim = row.claim
+        if row.theorem.part != part:
+            part = row.theorem.part
+            sides.add_row(f"[bold cyan]{part}[/bold cyan]")
+        verdict = "[bold green]✓[/bold green]" if claim.holds else "[bold red]✗[/bold red]"
+        text = Group(f"[bold]{row.theorem.name}[/bold]", Padding(escape(row.theorem.statement), (0, 0, 0, 2)))
+        sides.add_row(text, f"{claim.left:#.4g}", claim.relation, f"{claim.right:#.4g}", _error(claim), verdict)
+    console.print(sides)
+    failed = [row.theorem.name for row in rows if not row.claim.holds]
+    verdict = f"[bold red]{len(failed)} fail: {', '.join(failed)}[/bold red]" if failed else "all hold"
+    console.print(f"{len(rows)} theorems, {verdict}. Seed {seed}, {seconds:.1f} s.")
+    console.print("✓: the sides agree within 4 s.e. and a numerical tolerance (shown as tol, where above 1e-4).")
+    console.print("Where a statement ends in + C, the sides are the gap between two models: C drops out.")
+
+
+def _error(claim: Claim) -> str:
+    tolerance = f"tol {claim.tolerance:g}" if claim.tolerance >= 1e-4 else ""
+    random = f"{claim.standard_error:.2g}" if claim.standard_error else "" if tolerance else "exact"
+    return f"{random}\n[dim]{tolerance}[/dim]" if random and tolerance else random + tolerance
 
 
 def facts(console: Console, content: Mapping[str, str]) -> None:

@@ -38,6 +38,7 @@ class Log:
         self.seconds += step.seconds
         if step.step <= 1000 or step.step % 10 == 0 or step.skipped:
             entry = {"step": step.step, "loss": step.loss, "grad_norm": step.grad_norm, "lr": step.lr}
+            entry |= dict(step.terms)
             entry |= {"training_seconds": round(self.seconds, 3)} | ({"skipped": True} if step.skipped else {})
             self._file.write(json.dumps(entry) + "\n")
 

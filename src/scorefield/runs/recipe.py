@@ -10,24 +10,24 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from scorefield.calculus import Generator, rand_rows
-from scorefield.checks import check_between, check_choice, check_positive, nearest
-from scorefield.fields import PREDICTS, ScoreModel
+from scorefield.checks import check_between, check_choice, check_non_negative, check_positive, nearest
+from scorefield.fields import PREDICTS, EnergyModel, InnerEnergy, ScoreModel
 from scorefield.networks import MLP, UNet
 from scorefield.noise import VE, VP, Cosine, Levels, Noise, SubVP
-from scorefield.objectives import noise_conditional
-from scorefield.objectives.denoising import uniform_times
+from scorefield.runs.objectives import LabelledNoise, OneLaw, check_objective
+from scorefield.samplers import MALA
 from scorefield.settings import NETWORKS, NOISES, PRECISIONS, MLPSize, Recipe, Resolved, TrainSettings, UNetSize
 from scorefield.training import check_settings
 
 VERSION = 1
-LEVEL_MEAN, LEVEL_SPREAD = -0.5, 1.2  # of log(sigma/alpha) for data of unit scale: EDM's -1.2 at scale 0.5, and 1.2
+POOL = 8  # persistent chains per sample of a batch
 
 
 def check_recipe(recipe: Recipe) -> None:
     """Refuse settings out of range, by name, before anything is read or written."""
     check_choice("noise", recipe.noise, NOISES)
     check_choice("predicts", recipe.predicts, PREDICTS)
+    check_objective(recipe)
     check_choice("precision", recipe.precision, ("auto", *PRECISIONS))
     if recipe.network is not None:
         check_choice("network", recipe.network, NETWORKS)
@@ -67,63 +67,42 @@ def build_noise(name: str, parameters: dict[str, float]) -> Noise:
     return kinds[name](**parameters)
 
 
-def build_model(recipe: Recipe, resolved: Resolved, shape: tuple[int, ...], classes: int) -> ScoreModel:
+def build_model(recipe: Recipe, resolved: Resolved, shape: tuple[int, ...], classes: int) -> ScoreModel | EnergyModel:
     """The model of a recipe, its weights drawn from the recipe's seed."""
+    energy = recipe.model == "energy"
+    noise = build_noise(recipe.noise, resolved.noise) if recipe.at_all_levels else None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
-        if resolved.network == "unet":
-            network: nn.Module = UNet(shape, recipe.unet, classes=classes)
+        if resolved.network == "mlp":
+            network: nn.Module = MLP(shape, recipe.mlp, classes=classes, energy=energy)
         else:
-            network = MLP(shape, recipe.mlp, classes=classes)
-        model = ScoreModel(network, build_noise(recipe.noise, resolved.noise), recipe.predicts, data_scale=1.0)
+            network = UNet(shape, recipe.unet, classes=classes)
+        if not energy:
+            model: ScoreModel | EnergyModel = ScoreModel(network, noise, recipe.predicts)
+        else:
+            network = network if isinstance(network, MLP) else InnerEnergy(network)
+            constant = network.head.bias if isinstance(network, MLP) else network.constant
+            constant.requires_grad_(recipe.objective == "noise-contrastive")  # no other objective sees it
+            model = EnergyModel(network, noise, recipe.predicts)
+        if recipe.objective == "persistent":
+            model.register_buffer("chains", torch.randn(POOL * recipe.batch_size, *shape))
     return model.double() if resolved.training.precision == "fp64" else model
 
 
-class LabelledNoise:
-    r"""The objective of a run: denoising at random levels, weighted so that the residual counts alike at every level.
-
-    Levels are drawn log-normal in $\sigma_t/\alpha_t$ (Karras et al. 2022, table 1), within the schedule's range, or
-    uniformly in t (over the levels of a `Levels`). Labels are hidden (-1) with probability `label_dropout`.
-
-    Args:
-        noise: the schedule.
-        levels: `"log-normal"` or `"uniform"`.
-        label_dropout: fraction of labels to hide.
-    """
-
-    def __init__(self, noise: Noise, levels: str, label_dropout: float) -> None:
-        check_choice("levels", levels, ("log-normal", "uniform"))
-        self.noise, self.label_dropout = noise, label_dropout
-        self._table = _log_normal_times(noise) if levels == "log-normal" else None
-
-    def times(self, batch: Any, generator: Generator) -> Tensor:
-        """The time of each row: the first thing drawn from the generator, (B,), float64."""
-        if self._table is None:
-            return uniform_times(self.noise, batch.x, generator)
-        place = rand_rows(batch.x, generator) * (len(self._table) - 1)
-        table, below = self._table.to(place.device), place.long()
-        return torch.lerp(table[below], table[below + 1], place - below)
-
-    def levels(self, batch: Any, generator: Generator) -> Tensor:
-        """The standard deviation of the noise in each row, for error messages."""
-        return self.noise.sigma(self.times(batch, generator))
-
-    def __call__(self, model: Any, batch: Any, generator: Generator) -> Tensor:
-        """Loss per sample, (B,)."""
-        t, y = self.times(batch, generator), batch.y
-        if y is not None:
-            y = torch.where(rand_rows(batch.x, generator) < self.label_dropout, -1, y)
-        weight = self.noise.residual_weight
-        return noise_conditional(model, batch.x, noise=self.noise, y=y, t=t, weight=weight, generator=generator)
-
-
-def _log_normal_times(noise: Noise, cells: int = 4096) -> Tensor:
-    """Times at evenly spaced quantiles of the log-normal law of sigma/alpha, truncated to the schedule's range."""
-    ends = torch.tensor([noise.t_min, noise.t_max], dtype=torch.float64)
-    low, high = torch.special.ndtr(((noise.sigma(ends) / noise.alpha(ends)).log() - LEVEL_MEAN) / LEVEL_SPREAD)
-    u = torch.linspace(low.item(), high.item(), cells + 1, dtype=torch.float64)
-    inside = noise.time_at(torch.exp(LEVEL_MEAN + LEVEL_SPREAD * torch.special.ndtri(u[1:-1])))
-    return torch.cat([ends[:1], inside, ends[1:]])
+def build_objective(recipe: Recipe, resolved: Resolved) -> LabelledNoise | OneLaw:
+    """The objective of a recipe, at the levels or at the one law that were settled."""
+    if recipe.at_all_levels:
+        probes = recipe.probes if recipe.objective == "noise-conditional-sliced" else None
+        noise = build_noise(recipe.noise, resolved.noise)
+        return LabelledNoise(noise, resolved.levels, recipe.label_dropout, probes)
+    return OneLaw(
+        recipe.objective,
+        resolved.noise["sigma"],
+        recipe.label_dropout,
+        probes=recipe.probes,
+        chain=MALA(recipe.chain_step_size),
+        chain_steps=recipe.chain_steps,
+    )
 
 
 def to_yaml(recipe: Recipe, resolved: Resolved) -> str:
@@ -157,8 +136,11 @@ def from_yaml(path: Path) -> tuple[Recipe, Resolved]:
         check_recipe(recipe)
         check_settings(resolved.training)
         check_choice("network", resolved.network, NETWORKS)
-        build_noise(recipe.noise, resolved.noise)
-    except (TypeError, ValueError) as error:
+        if recipe.at_all_levels:
+            build_noise(recipe.noise, resolved.noise)
+        else:
+            check_non_negative("sigma", resolved.noise["sigma"])
+    except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is not a recipe of this scorefield: {error}") from error
     return recipe, resolved
 

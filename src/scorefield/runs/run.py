@@ -4,40 +4,37 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import re
 import shutil
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from pathlib import Path
 
-import numpy as np
 import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
 
-from scorefield.calculus import NoisyScore, PerSample
 from scorefield.checks import check_count, check_non_negative, nearest
 from scorefield.data import Batches, Dataset, open_dataset, prepare
-from scorefield.fields import ScoreModel, given
+from scorefield.fields import EnergyModel, ScoreModel, at, given
 from scorefield.noise import Noise
 from scorefield.runs import checkpoints
-from scorefield.runs.draw import draw
+from scorefield.runs.draw import choose_way
 from scorefield.runs.log import Log
+from scorefield.runs.objectives import LabelledNoise, OneLaw
 from scorefield.runs.recipe import (
-    LabelledNoise,
     build_model,
     build_noise,
+    build_objective,
     check_recipe,
     differences,
     from_yaml,
     to_yaml,
 )
 from scorefield.runs.resolve import resolve
+from scorefield.runs.samples import choose_labels, in_chunks, write
 from scorefield.samplers import Samples
 from scorefield.settings import Recipe, Resolved
-from scorefield.training import Diverged, Engine, State, Step, train
-
-CHUNK = 100  # samples per call of a sampler; fixed, so that no sample depends on the number of processes
+from scorefield.training import Engine, State, Step, train
 
 
 class Locked(RuntimeError):
@@ -152,20 +149,46 @@ class Run:
 
     @property
     def noise(self) -> Noise:
-        """The schedule, in the units of the scaled data."""
+        """The schedule, in the units of the scaled data.
+
+        Raises:
+            RuntimeError: the run learned one law, without noise levels.
+        """
+        if not self.recipe.at_all_levels:
+            raise RuntimeError(
+                f"{self.path} has no schedule: objective {self.recipe.objective} learns one law; see its sigma, or "
+                "train with objective noise-conditional"
+            )
         return build_noise(self.recipe.noise, self.resolved.noise)
 
     @property
-    def score(self) -> NoisyScore:
-        """The learned score without labels, of the scaled data (mean 0, spread 1)."""
-        return given(self.load_model(), None)
+    def sigma(self) -> float:
+        """The noise, in the units of the scaled data, that blurs the one law a run learned; 0 for the data's own.
 
-    def objective(self) -> LabelledNoise:
+        Raises:
+            RuntimeError: the run learned all levels of a schedule.
+        """
+        if self.recipe.at_all_levels:
+            raise RuntimeError(f"{self.path} has no single sigma: it learned all levels of its noise")
+        return self.resolved.noise["sigma"]
+
+    @property
+    def score(self) -> Callable[..., Tensor]:
+        """The learned score without labels, of the scaled data (mean 0, spread 1).
+
+        It is called as (x, t), or as (x) where one law was learned; an energy's carries `log_density`.
+        """
+        score = given(self.load_model(), None)
+        return score if self.recipe.at_all_levels else at(score, None)
+
+    def objective(self) -> LabelledNoise | OneLaw:
         """The objective of training."""
-        return LabelledNoise(self.noise, self.resolved.levels, self.recipe.label_dropout)
+        return build_objective(self.recipe, self.resolved)
 
-    def load_model(self, *, ema: bool = True) -> ScoreModel:
+    def load_model(self, *, ema: bool = True) -> ScoreModel | EnergyModel:
         """The trained network in plain torch, s(x, t, y) on scaled data, in evaluation mode.
+
+        Where one law was learned it is called without t: as (x), or (x, None, y).
 
         Args:
             ema: the moving average of the weights; False for the last weights themselves.
@@ -182,7 +205,7 @@ class Run:
         model.load_state_dict(state.ema if ema else state.model)
         return model.eval().requires_grad_(False)
 
-    def _new_model(self) -> ScoreModel:
+    def _new_model(self) -> ScoreModel | EnergyModel:
         return build_model(self.recipe, self.resolved, self.dataset.shape, len(self.classes))
 
     def lock(self) -> FileLock:
@@ -256,8 +279,9 @@ class Run:
         seed: int = 0,
         label: str | int | None = None,
         *,
-        sampler: str = "heun",
+        sampler: str | None = None,
         steps: int | None = None,
+        step_size: float | None = None,
         denoise: bool = True,
         path: bool = False,
         engine: Engine | None = None,
@@ -270,9 +294,11 @@ class Run:
             n: how many, >= 1.
             seed: an integer >= 0.
             label: the class to draw; None draws classes by their frequency (labelled data).
-            sampler: heun, euler, euler-maruyama, ancestral or annealed-langevin.
+            sampler: heun (where None), euler, euler-maruyama, ancestral or annealed-langevin; langevin for a run that
+                learned one law.
             steps: steps of the sampler (per level for annealed-langevin); None for a good default.
-            denoise: end with Tweedie's formula; False leaves the blur of the smallest noise level.
+            step_size: of langevin, in scaled units; None chooses it from the score.
+            denoise: end with Tweedie's formula; False leaves the blur of the smallest noise level, or of the one law.
             path: keep the states on the way, in `path`.
             engine: processes that share the work; None for this one.
 
@@ -280,62 +306,28 @@ class Run:
             samples with `x` (n, *D); `info["y"]` holds class numbers (n,) for labelled data.
 
         Raises:
-            ValueError: n < 1, an unknown label or sampler, or a label for data without labels.
+            ValueError: n < 1, an unknown label or sampler, one that does not go with what was learned, or a label
+                where none were learned.
             Diverged: samples that are not finite.
         """
         check_count("n", n)
         check_count("seed", seed, least=0)
         engine = engine or Engine(alone=True)
-        model, y = self.load_model().to(engine.device), self._labels(n, seed, label)
-        whole = torch.zeros((n, *self.dataset.shape), dtype=next(model.parameters()).dtype)
-        paths, evaluations = [], 0
-        for k, first in enumerate(range(0, n, CHUNK)):
-            rows = slice(first, min(first + CHUNK, n))
-            if k % engine.world != engine.rank:
-                continue
-            labels = None if y is None else y[rows].to(engine.device)
-            like = whole[rows].to(engine.device)
-            generator = PerSample(seed, range(rows.start, rows.stop))
-            score = given(model, labels)
-            drawn = draw(score, self.noise, like, sampler, steps, denoise=denoise, path=path, generator=generator)
-            whole[rows], evaluations = drawn.x.cpu(), drawn.evaluations
-            paths += [] if drawn.path is None else [drawn.path.cpu()]
-        whole = engine.sum(whole)
-        bad = int((~whole.isfinite()).flatten(1).any(1).sum())
-        if bad:
-            raise Diverged(f"{bad} of {n} samples are not finite; the training diverged: train anew, more slowly")
-        kept = self._unscale(torch.cat(paths, dim=1)) if paths else None
-        return Samples(self._unscale(whole), kept, {} if y is None else {"y": y}, evaluations)
+        model = self.load_model().to(engine.device)
+        learned = self.classes if self.recipe.label_dropout < 1 else ()
+        y = choose_labels(n, seed, label, learned, self.dataset.class_frequencies)
+        like = torch.zeros((n, *self.dataset.shape), dtype=next(model.parameters()).dtype)
+        rows = self.dataset.train_rows[:: max(1, len(self.dataset.train_rows) // 500)]
+        law = self.noise if self.recipe.at_all_levels else self.sigma
+        how = {"sampler": sampler, "steps": steps, "step_size": step_size, "denoise": denoise, "path": path}
+        way = choose_way(self.recipe, model, law, self.dataset.x_scaled(rows), **how)
+        drawn = in_chunks(way, like, y, seed, engine)
+        kept = None if drawn.path is None else self._unscale(drawn.path)
+        return dataclasses.replace(drawn, x=self._unscale(drawn.x), path=kept)
 
     def _unscale(self, x: Tensor) -> Tensor:
         return torch.from_numpy(self.dataset.info.scaling.undo(x, self.dataset.info.dtype))
 
-    def _labels(self, n: int, seed: int, label: str | int | None) -> Tensor | None:
-        if not self.classes:
-            if label is not None:
-                raise ValueError(f"label must not be given for data without labels, got {label!r}")
-            return None
-        if label is None:
-            u = PerSample(seed, range(2**62, 2**62 + n)).uniform(torch.empty(n, 1))
-            cumulative = torch.from_numpy(np.cumsum(self.dataset.class_frequencies))
-            return torch.searchsorted(cumulative / cumulative[-1], u, right=True).clamp(max=len(self.classes) - 1)
-        if str(label) not in self.classes:
-            known = ", ".join(self.classes[:20])
-            raise ValueError(f"label must be one of {known}; got {label!r}{nearest(str(label), self.classes)}")
-        return torch.full((n,), self.classes.index(str(label)), dtype=torch.long)
-
     def write_samples(self, samples: Samples, path: str | Path) -> Path:
         """Write an .npz with `x` in data units and, for labelled data, `y`: the names of the classes."""
-        path = Path(path)
-        if path.suffix != ".npz":
-            raise ValueError(f"samples are written as .npz, got the output {path}; name it {path.with_suffix('.npz')}")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        arrays = {"x": samples.x.numpy()}
-        if "y" in samples.info:
-            names = np.array(self.classes)
-            whole = all(re.fullmatch(r"0|-?[1-9][0-9]{0,17}", name) for name in self.classes)
-            arrays["y"] = (names.astype(np.int64) if whole else names)[samples.info["y"].numpy()]
-        partial = path.with_name(f".{path.name}.partial")
-        with partial.open("wb") as file:
-            np.savez(file, allow_pickle=False, **arrays)
-        return partial.replace(path)
+        return write(Path(path), samples, self.classes)

@@ -48,14 +48,17 @@ class Engine:
         return wrapped[0], wrapped[1]
 
     def backward(self, loss: Callable[[], Tensor], module: nn.Module, *, last: bool) -> Tensor:
-        """Evaluate the loss and add to the gradients; processes exchange them with the `last` micro-batch."""
+        """Evaluate the loss, () or its terms (K,), and add to the gradients of their sum.
+
+        Processes exchange the gradients with the `last` micro-batch.
+        """
         if self.world == 1:
             value = loss()
-            value.backward()
+            (value if value.ndim == 0 else value.sum()).backward()
             return value.detach()
         with self.fabric.no_backward_sync(module, enabled=not last):  # pyright: ignore[reportArgumentType]
             value = loss()
-            self.fabric.backward(value)
+            self.fabric.backward(value if value.ndim == 0 else value.sum())
             return value.detach()
 
     def sum(self, x: Tensor) -> Tensor:

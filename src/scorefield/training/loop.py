@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Generator as Generates
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
@@ -68,6 +68,7 @@ class Step:
         samples: samples seen so far.
         skipped: the loss or gradient was not finite, and the step left the model as it was.
         state: the tensors to save; valid until the generator moves on.
+        terms: mean of each term of the loss, by name, where the objective tells its terms.
     """
 
     step: int
@@ -78,6 +79,7 @@ class Step:
     samples: int
     skipped: bool
     state: Callable[[], State]
+    terms: Mapping[str, float] = field(default_factory=dict)
 
 
 class _Loss(nn.Module):
@@ -86,12 +88,21 @@ class _Loss(nn.Module):
     def __init__(self, model: nn.Module, objective: Objective, precision: str) -> None:
         super().__init__()
         self.model, self.objective, self.bf16 = model, objective, precision == "bf16"
+        self.tell = getattr(objective, "terms", None)
+        self.names: tuple[str, ...] = ()
 
     def forward(self, batch: Any, generator: Generator) -> Tensor:
+        """The loss (B,), or its K terms (K, B) where the objective tells them."""
         with torch.autocast(batch.x.device.type, torch.bfloat16) if self.bf16 else nullcontext():
-            loss = self.objective(self.model, batch, generator)
-        check_rows("the objective's value", loss, batch.x)
-        return loss
+            if self.tell is None:
+                loss = self.objective(self.model, batch, generator)
+                check_rows("the objective's value", loss, batch.x)
+                return loss
+            terms = self.tell(self.model, batch, generator)
+        for name, value in terms.items():
+            check_rows(f"the objective's term {name}", value, batch.x)
+        self.names = tuple(terms)
+        return torch.stack(list(terms.values()))
 
 
 def train(
@@ -107,7 +118,8 @@ def train(
 
     Args:
         model: any module; its parameters change in place (they are float64 under fp64).
-        objective: (model, batch, generator) -> loss per sample, (B,).
+        objective: (model, batch, generator) -> loss per sample, (B,). It may carry `terms`, which takes the same and
+            tells the terms of that loss by name, each (B,): then the loss is their sum, and each is reported apart.
         batches: step number from 0 -> a batch with `x` (B, *D), `y` (B,) or None and `index` (B,), all processes' rows.
         config: the settings.
         resume: what `Step.state()` returned earlier; training goes on from there.
@@ -129,7 +141,8 @@ def train(
     optimizer = torch.optim.AdamW(
         parameters, lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay, fused=True
     )
-    module, wrapped = engine.setup(_Loss(core, objective, config.precision), optimizer)
+    criterion = _Loss(core, objective, config.precision)
+    module, wrapped = engine.setup(criterion, optimizer)
     buffers, ema = list(model.buffers()), [p.detach().clone() for p in parameters]
     start = _load(resume, model, names, parameters, ema, optimizer) if resume is not None else 0
 
@@ -149,7 +162,8 @@ def train(
         for group in optimizer.param_groups:
             group["lr"] = lr
         kept = [b.clone() for b in buffers]
-        loss, norm = _gradient(engine, module, parameters, batches(step), config, step)
+        means, norm = _gradient(engine, module, parameters, batches(step), config, step)
+        loss = sum(means)
         finite = math.isfinite(loss) and math.isfinite(norm)
         if finite:
             wrapped.step()
@@ -164,7 +178,8 @@ def train(
         if message:
             raise Diverged(message)
         done = step + 1
-        yield Step(done, loss, norm, lr, time.perf_counter() - clock, done * config.batch_size, not finite, state)
+        seconds, terms = time.perf_counter() - clock, dict(zip(criterion.names, means, strict=False))
+        yield Step(done, loss, norm, lr, seconds, done * config.batch_size, not finite, state, terms)
     if failures:
         raise Diverged(_blame(model, objective, batches(config.steps - 1), config, config.steps - 1, engine))
 
@@ -205,15 +220,16 @@ def step_generator(seed: int, step: int, device: torch.device | str = "cpu") -> 
 
 def _gradient(
     engine: Engine, module: nn.Module, parameters: list[nn.Parameter], batch: Any, config: TrainSettings, step: int
-) -> tuple[float, float]:
-    """Accumulate this step's gradient over the micro-batches and clip it; the mean loss and the norm before."""
+) -> tuple[list[float], float]:
+    """Accumulate this step's gradient over the micro-batches and clip it; the loss's mean terms, the norm before."""
     generator, parts = step_generator(config.seed, step, engine.device), config.accumulate
     total = torch.zeros((), dtype=torch.float64, device=engine.device)
     for k in range(parts):
         part, draws = _share(batch, k, config, engine, generator)
-        total += engine.backward(lambda: module(part, draws).mean() / parts, module, last=k + 1 == parts)  # noqa: B023
+        last = k + 1 == parts
+        total = total + engine.backward(lambda: module(part, draws).mean(-1) / parts, module, last=last)  # noqa: B023
     norm = nn.utils.clip_grad_norm_(parameters, config.clip)
-    return (engine.sum(total) / engine.world).item(), norm.item()
+    return (engine.sum(total) / engine.world).reshape(-1).tolist(), norm.item()
 
 
 def _share(

@@ -1,0 +1,39 @@
+"""Finite-difference sliced score matching on two moons: no derivative in x at all.
+
+Two more evaluations of the log-density along a random direction replace both derivatives. The step trades the
+bias, of order step squared, against rounding: 0.02 is a fifth of the moons' width.
+"""
+
+import torch
+
+from scorefield.densities import toy
+from scorefield.fields import EnergyModel
+from scorefield.networks import MLP
+from scorefield.objectives import explicit, finite_difference_sliced
+from scorefield.settings import MLPSize
+
+
+def main():
+    law, g = toy("two-moons"), torch.Generator().manual_seed(0)
+    torch.manual_seed(0)
+    model = EnergyModel(MLP(2, MLPSize(width=64, depth=3), energy=True))
+    optimiser = torch.optim.Adam(model.parameters(), lr=5e-3, betas=(0.9, 0.99))
+    falling = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.02, total_iters=1000)
+    for step in range(1000):
+        x = law.sample((256,), generator=g).float()
+        optimiser.zero_grad()
+        loss = finite_difference_sliced(model, x, step=0.02, generator=g).mean()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 20.0)
+        optimiser.step()
+        falling.step()
+        if (step + 1) % 250 == 0:
+            print(f"step {step + 1}: loss {loss.item():.2f}")
+
+    x = law.sample((5_000,), generator=g).float()  # fresh data: the true score is known here, and only here is used
+    error, power = explicit(model, x, law.score(x)), explicit(torch.zeros_like, x, law.score(x))
+    print(f"half the Fisher divergence: {error.mean().item():.2f}, of {power.mean().item():.1f} for no score at all")
+
+
+if __name__ == "__main__":
+    main()
