@@ -17,8 +17,8 @@ def main():
     torch.manual_seed(0)
     model = EnergyModel(MLP(2, MLPSize(width=64, depth=3), energy=True))
     optimiser = torch.optim.Adam(model.parameters(), lr=5e-3, betas=(0.9, 0.99))
-    falling = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.02, total_iters=600)
-    for step in range(600):
+    falling = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda k: min(1.0, 2 - 2 * k / 800))
+    for step in range(800):
         x = law.sample((256,), generator=g).float()
         optimiser.zero_grad()
         loss = implicit(model, x).mean()

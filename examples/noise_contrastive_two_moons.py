@@ -18,8 +18,8 @@ def main():
     model = EnergyModel(MLP(2, MLPSize(width=64, depth=3), energy=True))
     noise = Gaussian([0.5, 0.25], [[1.0, 0.0], [0.0, 0.5]])  # covers the moons
     optimiser = torch.optim.Adam(model.parameters(), lr=5e-3, betas=(0.9, 0.99))
-    falling = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.02, total_iters=600)
-    for step in range(600):
+    falling = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda k: min(1.0, 2 - 2 * k / 800))
+    for step in range(800):
         x = law.sample((256,), generator=g).float()
         optimiser.zero_grad()
         loss = noise_contrastive(model.log_density, x, noise=noise, ratio=2, generator=g).mean()
