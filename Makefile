@@ -43,7 +43,11 @@ mutants: setup ## every listed error in the mathematics must be noticed by the t
 bench: setup ## the benchmarks, each printed as ratios in one run
 	$(BIN)/python benchmarks/train_step.py
 	$(BIN)/python benchmarks/sample_step.py
+	$(BIN)/python benchmarks/objectives.py
 	$(BIN)/python -m pip install --quiet --no-deps --target .peers --requirement benchmarks/peers.txt
+	PYTHONPATH=.peers $(BIN)/python benchmarks/divergence.py
+	PYTHONPATH=.peers $(BIN)/python benchmarks/samplers.py
+	PYTHONPATH=.peers $(BIN)/python benchmarks/solvers.py
 	PYTHONPATH=.peers $(BIN)/python benchmarks/peers.py
 
 clean: ## remove what the build leaves behind (not runs/)

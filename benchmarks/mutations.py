@@ -256,7 +256,7 @@ MUTANTS = [
     *of(
         "calculus/draws.py",
         "calculus/test_draws.py",
-        ("signs are 0 or 1", "torch.where(z < 0, -1.0, 1.0)", "torch.where(z < 0, 0.0, 1.0)"),
+        ("signs are 0 or 1", "torch.ones_like(z).copysign_(z)", "torch.ones_like(z).copysign_(z).clamp_min(0)"),
         ("the sphere has radius 1", "(math.sqrt(flat.shape[1]) / flat", "(1 / flat"),
         ("the sphere has radius D", "(math.sqrt(flat.shape[1]) / flat", "(flat.shape[1] / flat"),
         ("Gaussian probes on the sphere", 'if law == "gaussian":', 'if law == "none":'),

@@ -120,7 +120,7 @@ def probe_like(x: Tensor, law: str = "rademacher", generator: Generator = None) 
     check_choice("law", law, LAWS)
     z = randn_like(x, generator)
     if law == "rademacher":
-        return torch.where(z < 0, -1.0, 1.0).to(x)
+        return torch.ones_like(z).copysign_(z)
     if law == "gaussian":
         return z
     flat = z.flatten(1)
