@@ -284,7 +284,7 @@ def picture(found: Mapping[str, Measured], by_sigma: Mapping[float, Mapping[str,
     for group in ("sliced, variance-reduced, rademacher", "sliced, plain, rademacher"):
         for probes, m in groups[group]:
             word = {"1": "1 probe", "10": "10 probes"}.get(probes, probes)
-            note(left, word, m, (-8, -17) if probes == "1" else (0, -13), ha="center")
+            note(left, word, m, (2, 8) if probes == "1" else (0, -13), ha="center")
     for name in ("exact, by structure", "exact, by derivatives"):
         at = 1e3 * found[name].seconds
         left.axvline(at, color=FAINT, linewidth=0.9, zorder=0)

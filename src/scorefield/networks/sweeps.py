@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-CACHED = 2**17  # numbers in a block, so that the few blocks of a processor's core share its cache
+CACHED = 3 * 2**16  # numbers in a block, so that the few blocks of a processor's core share its cache
 FILLED = 2**24  # numbers in a block that keeps an accelerator busy
 
 
@@ -24,8 +24,8 @@ def trace_sweep(
     (ends,), (first, *above, last) = top, weights
     cyclic, high, start = len(above) < len(below), len(above), first.T.contiguous()
     slopes = list(below) if cyclic else [*below, ends]  # d_L scales columns if cyclic, else their entries
-    value, d_start, d_last = ends.new_empty(len(ends)), torch.zeros_like(start), torch.zeros_like(last)
-    d_ends, d_slopes, d_above = torch.empty_like(ends), _empty_like(slopes), [torch.zeros_like(w) for w in above]
+    d_ends, d_slopes = torch.empty_like(ends), _empty_like(slopes)
+    d_start, d_above, d_last = torch.zeros_like(start), [torch.zeros_like(w) for w in above], torch.zeros_like(last)
     for rows, blocks in _blocks(ends, len(start), 2 * high + 1):
         d, J, X = [s[rows] for s in slopes], [start[:, None], *blocks[:high]], blocks[high:]
         scale = ends[rows].T[:, :, None] if cyclic else ends.new_ones(())
@@ -35,13 +35,13 @@ def trace_sweep(
         if cyclic:
             d_ends[rows] = (closed * d[high]).sum(2).T
         torch.sum(closed.mul_(scale), 0, out=d_slopes[high][rows])
-        value[rows] = (d_slopes[high][rows] * d[high]).sum(1)
         if gradients:
             adjoint = torch.mul(last[:, None], d[high], out=closed).mul_(scale)
             d_last += J[high].mul_(d[high]).mul_(scale).sum(1)
             for k in reversed(range(high)):
                 adjoint = _down(adjoint, J[k], d[k], above[k], X[k], d_above[k], d_slopes[k][rows])
             d_start += adjoint.sum(1)
+    value = (d_slopes[high] * slopes[high]).sum(1)
     d_top = [d_ends, *d_slopes] if cyclic else [d_slopes[-1], *d_slopes[:-1]]
     return (value, *d_top, d_start.T, *d_above, d_last) if gradients else (value,)
 
@@ -57,45 +57,57 @@ def laplacian_sweep(
     (first, *above), high = weights, len(slopes)
     basis = torch.linalg.qr(first.T).Q if first.shape[1] > first.shape[0] else None
     start = (first if basis is None else first @ basis).T.contiguous()
-    value, d_start = first.new_zeros(len(slopes[0])), torch.zeros_like(start)
-    d_bends, d_slopes, d_above = _empty_like(bends), _empty_like(slopes), [torch.zeros_like(w) for w in above]
+    d_bends, d_slopes = _empty_like(bends), _empty_like(slopes)
+    d_bends[0][:] = start.square().sum(0)
+    d_start, d_above = 2 * start * bends[0].sum(0), [torch.zeros_like(w) for w in above]
     for rows, blocks in _blocks(slopes[0], len(start), 2 * high + 1):
         u, d = [b[rows] for b in bends], [s[rows] for s in slopes]
         J, X = [start[:, None], *blocks[:high]], blocks[high:]
         for k in range(high):
             _up(J[k], d[k], above[k], X[k], J[k + 1])
-            torch.sum(torch.mul(J[k + 1], J[k + 1], out=X[k + 1]), 0, out=d_bends[k][rows])
-            value[rows] += (d_bends[k][rows] * u[k]).sum(1)
+            torch.sum(torch.mul(J[k + 1], J[k + 1], out=X[k + 1]), 0, out=d_bends[k + 1][rows])
         if gradients:
-            adjoint = J[high].mul_(2 * u[high - 1])
+            adjoint = J[high].mul_(2 * u[high])
             for k in reversed(range(high)):
                 adjoint = _down(adjoint, J[k], d[k], above[k], X[k], d_above[k], d_slopes[k][rows])
-                adjoint = adjoint if k == 0 else J[k].mul_(2 * u[k - 1]).add_(adjoint)
+                adjoint = adjoint if k == 0 else J[k].mul_(2 * u[k]).add_(adjoint)
             d_start += adjoint.sum(1)
     d_first = d_start.T if basis is None else d_start.T @ basis.T
-    return (value, *d_bends, *d_slopes, d_first, *d_above) if gradients else (value,)
+    return (
+        (_paired(bends, d_bends), *d_bends, *d_slopes, d_first, *d_above) if gradients else (_paired(bends, d_bends),)
+    )
 
 
 def gram_sweep(
     bends: Sequence[Tensor], slopes: Sequence[Tensor], weights: Sequence[Tensor], *, gradients: bool
 ) -> tuple[Tensor, ...]:
     """`traces.gram_laplacian` (B,) and, if asked for, its gradient in every tensor; two products whatever D."""
-    (bend,), (slope,), (weight, gram) = bends, slopes, weights
-    value, d_bend, d_slope = bend.new_empty(len(bend)), torch.empty_like(bend), torch.empty_like(slope)
-    start, d_gram = weight.T.contiguous(), torch.zeros_like(gram)
-    d_start = torch.zeros_like(start)
-    for rows, (C, closed, product) in _blocks(bend, len(gram), 3):
-        u, d = bend[rows], slope[rows].T[:, :, None]
-        torch.mul(start[:, None], d, out=C)  # the columns of W_2 D_1
+    (first, weight), gram, half = weights, weights[0] @ weights[0].T, len(weights[0]) // 2
+    start, columns = weight.T.contiguous()[:, None], slopes[0].T.contiguous()[:, :, None]
+    d_bends, d_columns, d_start = _empty_like(bends), torch.empty_like(columns), torch.zeros_like(start)
+    d_bends[0][:] = gram.diagonal()
+    d_gram = torch.diag(bends[0].sum(0))
+    for rows, (C, closed, product) in _blocks(slopes[0], len(gram), 3):
+        u, d = bends[1][rows], columns[:, rows]
+        torch.mul(start, d, out=C)  # the columns of W_2 D_1
         torch.mm(gram, C.flatten(1), out=closed.flatten(1))
-        torch.sum(torch.mul(C, closed, out=product), 0, out=d_bend[rows])
-        value[rows] = (d_bend[rows] * u).sum(1)
+        torch.sum(torch.mul(C, closed, out=product), 0, out=d_bends[1][rows])
         if gradients:
-            d_gram.addmm_(torch.mul(C, u, out=product).flatten(1), C.flatten(1).T)
+            torch.mul(C, u, out=product)
+            for part, to in ((slice(half), half), (slice(half, None), len(gram))):  # symmetric: not the upper corner
+                d_gram[part, :to].addmm_(product[part].flatten(1), C[:to].flatten(1).T)
             adjoint = closed.mul_(2 * u)
-            d_slope[rows] = torch.mul(adjoint, start[:, None], out=product).sum(2).T
-            d_start += adjoint.mul_(d).sum(1)
-    return (value, d_bend, d_slope, d_start.T, d_gram) if gradients else (value,)
+            torch.sum(torch.mul(adjoint, start, out=product), 2, keepdim=True, out=d_columns[:, rows])
+            d_start += adjoint.mul_(d).sum(1, keepdim=True)
+    if not gradients:
+        return (_paired(bends, d_bends),)
+    d_gram[:half, half:] = d_gram[half:, :half].T
+    return (_paired(bends, d_bends), *d_bends, d_columns[:, :, 0].T, 2 * d_gram @ first, d_start[:, 0].T)
+
+
+def _paired(some: Sequence[Tensor], others: Sequence[Tensor]) -> Tensor:
+    """The sum over the list and over the units of products, (B,)."""
+    return torch.stack([(a * b).sum(1) for a, b in zip(some, others, strict=True)]).sum(0)
 
 
 def _empty_like(tensors: Sequence[Tensor]) -> list[Tensor]:

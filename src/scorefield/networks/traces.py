@@ -52,13 +52,12 @@ def laplacian(bends: Sequence[Tensor], slopes: Sequence[Tensor], weights: Sequen
         slopes: $\varphi'(a_l)$ of all of them but the last.
         weights: $W_1, \dots, W_L$.
     """
-    first, rest = weights[0], weights[1:]
-    total = bends[0] @ first.square().sum(1)
+    width, dimension = weights[0].shape
     if len(weights) == 1:
-        return total
-    if len(weights) == 2 and 2 * first.shape[0] < 3 * first.shape[1]:
-        return total + _swept(gram_sweep, gram_laplacian, bends[1:], slopes, [*rest, first @ first.T])
-    return total + _swept(laplacian_sweep, carried_laplacian, bends[1:], slopes, weights)
+        return bends[0] @ weights[0].square().sum(1)
+    if len(weights) == 2 and 2 * width < 3 * dimension:
+        return _swept(gram_sweep, gram_laplacian, bends, slopes, weights)
+    return _swept(laplacian_sweep, carried_laplacian, bends, slopes, weights)
 
 
 def carried_trace(top: Sequence[Tensor], below: Sequence[Tensor], weights: Sequence[Tensor]) -> Tensor:
@@ -72,11 +71,11 @@ def carried_trace(top: Sequence[Tensor], below: Sequence[Tensor], weights: Seque
 
 
 def carried_laplacian(bends: Sequence[Tensor], slopes: Sequence[Tensor], weights: Sequence[Tensor]) -> Tensor:
-    r"""$\sum_{l \ge 2} \sum_j u_{l,j} \sum_k (J_l)_{j,k}^2$; where D > h, $J_l = A_l W_1$ and $W_1$'s Gram matrix."""
-    first, total = weights[0], bends[0].new_zeros(len(bends[0]))
+    r"""$\sum_l \sum_j u_{l,j} \sum_k (J_l)_{j,k}^2$; where D > h by $J_l = A_l W_1$ and the Gram matrix of $W_1$."""
+    first, total = weights[0], bends[0] @ weights[0].square().sum(1)
     gram = first @ first.T if first.shape[1] > first.shape[0] else None
     columns = (first.T if gram is None else torch.eye(len(gram)).to(gram))[:, None]
-    for bend, slope, weight in zip(bends, slopes, weights[1:], strict=True):
+    for bend, slope, weight in zip(bends[1:], slopes, weights[1:], strict=True):
         columns = (columns * slope) @ weight.T
         closed = columns if gram is None else torch.tensordot(gram, columns, 1)
         total = total + ((columns * closed).sum(0) * bend).sum(1)
@@ -84,9 +83,9 @@ def carried_laplacian(bends: Sequence[Tensor], slopes: Sequence[Tensor], weights
 
 
 def gram_laplacian(bends: Sequence[Tensor], slopes: Sequence[Tensor], weights: Sequence[Tensor]) -> Tensor:
-    r"""$\sum_j u_j \sum_{i,k} W_{j,i}\, d_i\, G_{i,k}\, d_k\, W_{j,k}$."""
-    columns = weights[0] * slopes[0][:, None]
-    return ((columns @ weights[1] * columns).sum(2) * bends[0]).sum(1)
+    r"""$\sum_j u_{1,j}\, G_{j,j} + \sum_j u_{2,j} \sum_{i,k} (W_2)_{j,i}\, d_i\, G_{i,k}\, d_k\, (W_2)_{j,k}$."""
+    gram, rows = weights[0] @ weights[0].T, weights[1] * slopes[0][:, None]
+    return bends[0] @ gram.diagonal() + ((rows @ gram * rows).sum(2) * bends[1]).sum(1)
 
 
 def _carry(slopes: Sequence[Tensor], weights: Sequence[Tensor]) -> Tensor:
