@@ -20,6 +20,7 @@ from scorefield.calculus import Generator, NoisyScore, inner, randn_like
 from scorefield.checks import check_floating, check_score
 from scorefield.fields import denoise
 from scorefield.noise import Noise
+from scorefield.samplers.grids import check_times
 
 
 @dataclass(frozen=True)
@@ -73,13 +74,7 @@ def ancestral_bound(
     Source: Ho et al. 2020 (arXiv:2006.11239), equation 5; Kingma et al. 2021 (arXiv:2107.00630), equations 11 to 13.
     """
     check_floating("x", x)
-    grid = torch.as_tensor(times, dtype=torch.float64)
-    if grid.ndim != 1 or len(grid) < 2 or not bool((grid.diff() < 0).all()):
-        raise ValueError(f"times must be at least two strictly decreasing times, got {grid.tolist()[:8]}")
-    if grid[0] > noise.t_max or grid[-1] < noise.t_min:
-        raise ValueError(
-            f"times must lie in [{noise.t_min:g}, {noise.t_max:g}], got {grid[0].item():g} down to {grid[-1].item():g}"
-        )
+    grid = check_times(noise, times)
     alpha, sigma, d = noise.alpha(grid), noise.sigma(grid), x[0].numel()
     signal = (alpha / sigma) ** 2
     target, steps = x.double(), []

@@ -1,4 +1,4 @@
-"""Dormand and Prince's Runge–Kutta pair, order 5 with an error estimate of order 4, for a state and what it gathers.
+"""The pair of `samplers.pair`, with steps chosen by its error, for a state and what it gathers on its way.
 
 The right-hand side takes (u, y) and returns (dy/du, dq/du): y decides where the flow goes, q only adds up along it.
 Steps are taken for the whole batch; a step is accepted when no sample's error is beyond the tolerance.
@@ -12,19 +12,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-Field = Callable[[float, Tensor], tuple[Tensor, Tensor]]
+from scorefield.samplers.pair import ERROR, NODES, ROWS, combine
 
-# Dormand & Prince 1980, the table of RK5(4)7M: nodes, rows, and the weights of order 5 minus those of order 4
-_NODES = (1 / 5, 3 / 10, 4 / 5, 8 / 9, 1.0)
-_ROWS = (
-    (1 / 5,),
-    (3 / 40, 9 / 40),
-    (44 / 45, -56 / 15, 32 / 9),
-    (19372 / 6561, -25360 / 2187, 64448 / 6561, -212 / 729),
-    (9017 / 3168, -355 / 33, 46732 / 5247, 49 / 176, -5103 / 18656),
-)
-_FIFTH = (35 / 384, 0.0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84)
-_ERROR = (71 / 57600, 0.0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1 / 40)
+Field = Callable[[float, Tensor], tuple[Tensor, Tensor]]
 
 MOST_STEPS = 10_000
 
@@ -37,13 +27,16 @@ class State:
 
     def step(self, h: float) -> tuple[State, Tensor, Tensor]:
         """The state at u + h, and the estimated errors of y and q."""
-        slopes = [self.slopes]
-        for node, row in zip(_NODES, _ROWS, strict=True):
-            slopes.append(self.field(self.u + node * h, self.y + h * _combine(row, slopes, 0)))
-        y, q = self.y + h * _combine(_FIFTH, slopes, 0), self.q + h * _combine(_FIFTH, slopes, 1)
-        slopes.append(self.field(self.u + h, y))
-        after = State(self.field, self.u + h, y, q, slopes[-1])
-        return after, h * _combine(_ERROR, slopes, 0), h * _combine(_ERROR, slopes, 1)
+        y = self.y
+        slopes, gathered = [self.slopes[0]], [self.slopes[1]]
+        for node, row in zip(NODES, ROWS, strict=True):
+            y = self.y + combine(row, slopes, h)
+            slope, rate = self.field(self.u + node * h, y)
+            slopes.append(slope)
+            gathered.append(rate)
+        q = self.q + combine(ROWS[-1], gathered[:-1], h)
+        after = State(self.field, self.u + h, y, q, (slopes[-1], gathered[-1]))
+        return after, combine(ERROR, slopes, h), combine(ERROR, gathered, h)
 
 
 def start(field: Field, u: float, y: Tensor) -> State:
@@ -92,14 +85,6 @@ def along(state: State, grid: Sequence[float]) -> State:
 def halved(grid: Sequence[float]) -> list[float]:
     """The grid with a point added in the middle of each step."""
     return [u for a, b in zip(grid, grid[1:], strict=False) for u in (a, (a + b) / 2)] + [grid[-1]]
-
-
-def _combine(row: Sequence[float], slopes: list[tuple[Tensor, Tensor]], part: int) -> Tensor:
-    total = row[0] * slopes[0][part]
-    for weight, slope in zip(row[1:], slopes[1:], strict=False):
-        if weight:
-            total = total.add_(slope[part], alpha=weight)
-    return total
 
 
 def _size(error: Tensor, before: Tensor, after: Tensor, rtol: float, atol: float) -> Tensor:

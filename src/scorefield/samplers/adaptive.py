@@ -12,19 +12,8 @@ from torch import Tensor
 from scorefield.calculus import Generator, NoisyScore, expand, randn_like
 from scorefield.checks import check_count, check_non_negative, check_positive
 from scorefield.noise import Noise
+from scorefield.samplers.pair import ERROR, NODES, ROWS, combine
 from scorefield.samplers.tables import levels
-
-# Dormand & Prince 1980: where the stages stand, what each takes of those before it, and the weights of the error.
-STAGES = (0.2, 0.3, 0.8, 8 / 9, 1.0, 1.0)
-ROWS = (
-    (1 / 5,),
-    (3 / 40, 9 / 40),
-    (44 / 45, -56 / 15, 32 / 9),
-    (19372 / 6561, -25360 / 2187, 64448 / 6561, -212 / 729),
-    (9017 / 3168, -355 / 33, 46732 / 5247, 49 / 176, -5103 / 18656),
-    (35 / 384, 0.0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84),
-)
-ERROR = (71 / 57600, 0.0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1 / 40)
 
 
 @dataclass(frozen=True)
@@ -86,12 +75,12 @@ class AdaptiveODE:
         for _ in range(self.most):
             h = min(h, abs(end - now))
             stages, arrived = [first], y
-            for where, row in zip(STAGES, ROWS, strict=True):
+            for where, row in zip(NODES, ROWS, strict=True):
                 mark = end if where == 1.0 and h == abs(end - now) else now + sign * where * h
-                arrived = y + _sum(row, stages, sign * h)
+                arrived = y + combine(row, stages, sign * h)
                 stages.append(slope(arrived, mark))
             allowed = self.atol + self.rtol * torch.maximum(y.abs(), arrived.abs())
-            ratios = (_sum(ERROR, stages, h) / allowed).flatten(1).square().mean(1).sqrt()
+            ratios = (combine(ERROR, stages, h) / allowed).flatten(1).square().mean(1).sqrt()
             ratio = ratios.nan_to_num(0.0, posinf=0.0).max().item() if len(ratios) else 0.0
             if ratio <= 1:  # a sample that is no longer finite does not hold up the others
                 y, first = arrived, stages[-1]
@@ -100,13 +89,6 @@ class AdaptiveODE:
                 now += sign * h
             h *= min(5.0, max(0.2, 0.9 * max(ratio, 1e-10) ** -0.2))
         raise RuntimeError(f"AdaptiveODE made {self.most} steps without arriving; raise rtol and atol, or most")
-
-
-def _sum(weights: tuple[float, ...], stages: list[Tensor], h: float) -> Tensor:
-    total = (weights[0] * h) * stages[0]
-    for weight, stage in zip(weights[1:], stages[1:], strict=True):
-        total = torch.add(total, stage, alpha=weight * h) if weight else total
-    return total
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ natural clock of the probability flow, so most of them are functions of it.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -68,6 +68,22 @@ def time_grid(
         raise ValueError(f"spacing must increase with t, got {low:g} at t = {last:g} and {high:g} at t = {first:g}")
     inside = _solve(measure, torch.linspace(high, low, n + 1, dtype=torch.float64)[1:-1], last, first)
     return torch.cat([ends[:1], inside, ends[1:]])
+
+
+def check_times(noise: Noise, times: Tensor | Sequence[float]) -> Tensor:
+    """The times as float64, refused unless they are at least two and decrease strictly within the schedule."""
+    grid = torch.as_tensor(times, dtype=torch.float64).cpu()
+    if grid.ndim != 1 or len(grid) < 2:
+        raise ValueError(f"times must be a vector of at least 2 times, got shape {tuple(grid.shape)}")
+    if not bool((grid[1:] < grid[:-1]).all()):
+        raise ValueError(f"times must decrease strictly, got {grid.tolist()}; noise.times(n) gives such a grid")
+    near = (grid - noise.t_min).abs() <= 1e-6 * noise.t_min  # a grid that was kept in float32
+    grid = torch.where(near, noise.t_min, grid)
+    if grid[0] > noise.t_max or grid[-1] < noise.t_min:
+        raise ValueError(
+            f"times must lie in [{noise.t_min:g}, {noise.t_max:g}], got {grid[0].item():g} to {grid[-1].item():g}"
+        )
+    return grid
 
 
 def _measure(noise: Noise, spacing: str, rho: float) -> Measure:

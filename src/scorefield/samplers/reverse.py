@@ -11,6 +11,7 @@ from scorefield.calculus import Generator, NoisyScore
 from scorefield.checks import check_choice, check_count, check_floating
 from scorefield.fields import denoise as tweedie
 from scorefield.noise import Noise
+from scorefield.samplers.grids import check_times
 from scorefield.samplers.langevin import Counted, Samples, gather
 from scorefield.samplers.predictors import Corrector, Predictor
 from scorefield.samplers.tables import Tabulated
@@ -71,7 +72,7 @@ def reverse(
         Counted(score),
         noise,
         x,
-        _check_times(noise, times),
+        check_times(noise, times),
         predictor,
         corrector=corrector,
         corrections=corrections,
@@ -117,7 +118,7 @@ def encode(
     """
     if getattr(predictor, "stochastic", False):
         raise ValueError(f"encode needs a deterministic predictor, got {predictor}; take Heun() or DPMSolver()")
-    grid = _check_times(noise, times).flip(0)
+    grid = check_times(noise, times).flip(0)
     return _march(Counted(score), noise, x, grid, predictor, path=path, nonfinite=nonfinite)
 
 
@@ -201,18 +202,3 @@ def _kept(path: bool | int | Sequence[float], times: Tensor, denoise: bool) -> s
         lost = wanted[nearest > 1e-9].flatten().tolist()
         raise ValueError(f"path must be times of the grid, got {lost}; put them into times")
     return set(index.tolist())
-
-
-def _check_times(noise: Noise, times: Tensor | Sequence[float]) -> Tensor:
-    grid = torch.as_tensor(times, dtype=torch.float64).cpu()
-    if grid.ndim != 1 or len(grid) < 2:
-        raise ValueError(f"times must be a vector of at least 2 times, got shape {tuple(grid.shape)}")
-    if not bool((grid[1:] < grid[:-1]).all()):
-        raise ValueError(f"times must decrease strictly, got {grid.tolist()}; noise.times(n) gives such a grid")
-    near = (grid - noise.t_min).abs() <= 1e-6 * noise.t_min  # a grid that was kept in float32
-    grid = torch.where(near, noise.t_min, grid)
-    if grid[0] > noise.t_max or grid[-1] < noise.t_min:
-        raise ValueError(
-            f"times must lie in [{noise.t_min:g}, {noise.t_max:g}], got {grid[0].item():g} to {grid[-1].item():g}"
-        )
-    return grid
