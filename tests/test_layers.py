@@ -92,7 +92,7 @@ def test_importing_the_package_loads_nothing_heavy():
     assert not loaded_by("import scorefield") & {"torch", "numpy", "scipy", "sklearn", "matplotlib"}
 
 
-@pytest.mark.parametrize("command", ["", "train", "sample", "evaluate", "info", "check", "demo"])
+@pytest.mark.parametrize("command", ["", "train", "sample", "evaluate", "likelihood", "info", "check", "demo"])
 def test_help_does_not_load_torch(command):
     """`scorefield COMMAND --help` answers without torch, numpy or a plotting library."""
     code = (

@@ -11,7 +11,13 @@ MODELS = ("score", "energy")
 AT_ALL_LEVELS = ("noise-conditional", "noise-conditional-sliced")
 CONTRASTIVE = ("noise-contrastive", "contrastive-divergence", "persistent")
 OBJECTIVES = (*AT_ALL_LEVELS, "implicit", "sliced", "finite-difference", "denoising", *CONTRASTIVE)
-SAMPLERS = ("heun", "euler", "euler-maruyama", "ancestral", "annealed-langevin", "langevin")
+KERNELS = ("langevin", "underdamped", "mala", "hmc")
+FLOWS = ("heun", "euler", "unipc", "dpm-solver", "ddim", "adaptive-ode")
+DIFFUSIONS = (
+    *("ddpm", "ancestral", "churned-heun", "sde-dpm-solver", "stochastic-heun", "euler-maruyama"),
+    *("predictor-corrector", "adaptive-sde", "annealed-langevin"),
+)
+SAMPLERS = (*FLOWS, *DIFFUSIONS, *KERNELS)
 
 
 @dataclass(frozen=True)
@@ -221,10 +227,13 @@ class SampleOptions:
         output: .npz file to write (-o); RUN/samples/… when not given.
         label: the class to draw; classes are drawn by their frequency when not given.
         seed: the same seed gives the same samples, whatever the batch size or the number of devices.
-        sampler: heun (when not given), euler, euler-maruyama, ancestral or annealed-langevin; langevin, and no other,
-            for a run that learned one law.
-        steps: steps of the sampler; for annealed-langevin steps per level.
-        step_size: step size h of langevin, in the variance of the data; chosen from the score when not given.
+        sampler: heun (when not given), euler, unipc, dpm-solver, ddim, adaptive-ode; with noise on the way ddpm,
+            ancestral, churned-heun, sde-dpm-solver, stochastic-heun, euler-maruyama, predictor-corrector,
+            adaptive-sde, annealed-langevin; for a run that learned one law langevin (when not given), underdamped,
+            mala, hmc.
+        steps: steps of the sampler; for annealed-langevin steps per level, computed when not given.
+        step_size: of langevin, underdamped, mala or hmc, for scaled data; chosen from the score when not given.
+        epsilon: of annealed-langevin (convention of 2020); computed when not given.
         devices: number of processes; fails if it does not get them.
     """
 
@@ -236,7 +245,46 @@ class SampleOptions:
     sampler: str | None = None
     steps: int | None = None
     step_size: float | None = None
+    epsilon: float | None = None
     devices: int = 1
+
+
+@dataclass(frozen=True)
+class LikelihoodOptions:
+    """Log-densities of data under a trained run, in nats and in the units of the data, each with its errors.
+
+    Args:
+        run: run folder written by `scorefield train`.
+        data: a file (.npy, .npz, .csv), a folder of images, a name, or held-out: the rows the run kept out of training.
+        output: .npz or .csv file to write, one entry per row (-o).
+        root: folder with the files of a named data set (mnist, fashion-mnist).
+        label_column: name of the .csv column that holds labels, which is left out.
+        label: the class whose law is meant; the law of all classes when not given.
+        count: how many rows at most, evenly spaced (-n); all when not given.
+        method: exact, or hutchinson (random probes); exact for vectors and hutchinson for images when not given.
+        probes: of hutchinson.
+        rtol: tolerance of the flow's steps.
+        bin_width: spacing of data that lie on a grid, such as 1 for whole numbers: they are dequantised uniformly, and
+            bits per dimension are told.
+        particles: of the annealed importance sampling that finds log Z, for an energy of one law.
+        seed: of probes, dequantisation and particles.
+        json: print JSON instead of a table.
+    """
+
+    run: str
+    data: str
+    output: str | None = None
+    root: str | None = None
+    label_column: str | None = None
+    label: str | None = None
+    count: int | None = None
+    method: str | None = None
+    probes: int = 32
+    rtol: float = 1e-4
+    bin_width: float | None = None
+    particles: int = 1000
+    seed: int = 0
+    json: bool = False
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from scorefield.cli import main
-from scorefield.runs.draw import DEFAULT_STEPS
+from scorefield.runs import one_law
 from scorefield.settings import AT_ALL_LEVELS, CONTRASTIVE, OBJECTIVES
 
 TINY = ["--mlp.width", "8", "--mlp.depth", "1", "--batch-size", "16", "--steps", "4", "--count", "1200"]
@@ -34,7 +34,7 @@ def say(capsys, *argv: object) -> tuple[int, str, str]:
 @pytest.mark.parametrize(("model", "objective"), PAIRS)
 def test_every_objective_trains_samples_and_is_judged(here, capsys, monkeypatch, model, objective):
     """`train`, `sample`, `evaluate` and `info` on two moons, for fields and for energies."""
-    monkeypatch.setitem(DEFAULT_STEPS, "langevin", 30)
+    monkeypatch.setattr(one_law, "STEPS", 30)
     argv = ["train", "two-moons", "--model", model, "--objective", objective, "-o", "run", *TINY]
     code, out, err = say(capsys, *argv)
     assert code == 0, err
@@ -76,6 +76,6 @@ def test_a_sampler_that_does_not_fit_is_refused_and_langevins_step_is_an_option(
     """Another sampler names the one that fits; the step size stands in the file's name."""
     assert say(capsys, "train", "two-moons", "--objective", "sliced", "-o", "run", *TINY)[0] == 0
     code, _, err = say(capsys, "sample", "run", "--sampler", "heun")
-    assert code == 2 and "sampler must be langevin for a run of objective sliced" in err
+    assert code == 2 and "sampler must be langevin, underdamped, mala, hmc for a run of objective sliced" in err
     assert say(capsys, "sample", "run", "-n", "2", "--steps", "3", "--step-size", "0.01")[0] == 0
     assert [p.name for p in Path("run/samples").iterdir()] == ["langevin-2-seed0-step4-3steps-h0.01.npz"]

@@ -11,16 +11,18 @@ import yaml
 from safetensors.torch import load_file
 
 from conftest import SMALL_UNET, small_recipe, trained
-from scorefield.calculus import PerSample
+from scorefield.calculus import PerSample, score_of
 from scorefield.data import Batch
 from scorefield.fields import EnergyModel, ScoreModel
 from scorefield.networks import MLP
 from scorefield.runs import OneLaw, Run
 from scorefield.runs import checkpoints as store
-from scorefield.runs.draw import choose_sampler, draw_one_law, langevin_step
+from scorefield.runs.draw import choose_sampler
 from scorefield.runs.log import read
+from scorefield.runs.one_law import draw_one_law, langevin_step, tuned
 from scorefield.runs.recipe import check_recipe
 from scorefield.runs.resolve import choose_sigma
+from scorefield.samplers import Langevin
 from scorefield.settings import AT_ALL_LEVELS, CONTRASTIVE, OBJECTIVES, MLPSize, Recipe
 
 TINY = MLPSize(16, 2)
@@ -267,8 +269,8 @@ def test_langevin_draws_one_law_with_a_step_fit_to_it():
     h = langevin_step(score, x)
     assert h == pytest.approx(0.1 * 2 / 10, rel=0.02)
     like = torch.zeros(4000, 2, dtype=torch.float64)
-    drawn = draw_one_law(score, like, step_size=h, sigma=0.0, steps=400, denoise=True,
-                         generator=torch.Generator().manual_seed(4))  # fmt: skip
+    kernel, g = tuned("langevin", score, x, None), torch.Generator().manual_seed(4)
+    drawn = draw_one_law(score, like, kernel, 0.0, steps=400, denoise=True, generator=g)
     expected = 1 / (precision * (1 - h * precision / 2))
     assert ((drawn.x.var(0) / expected - 1).abs() < 4 * math.sqrt(2 / 4000)).all()
     assert drawn.evaluations == 400
@@ -277,9 +279,11 @@ def test_langevin_draws_one_law_with_a_step_fit_to_it():
 def test_the_blur_of_one_law_is_taken_off_by_tweedie():
     """For N(0, (1 + sigma²) I) the last step multiplies by 1/(1 + sigma²), and can be left out."""
     sigma, like = 0.5, torch.zeros(5, 2, dtype=torch.float64)
-    how = {"step_size": 0.1, "sigma": sigma, "steps": 7}
+    how = {"steps": 7, "path": True}
     ends = [
-        draw_one_law(lambda x: -x / 1.25, like, **how, denoise=d, path=True, generator=PerSample(0, range(5)))
+        draw_one_law(
+            lambda x: -x / 1.25, like, Langevin(0.1), sigma, denoise=d, **how, generator=PerSample(0, range(5))
+        )
         for d in (True, False)
     ]
     torch.testing.assert_close(ends[0].x, ends[1].x / 1.25, rtol=1e-12, atol=1e-12)
@@ -289,23 +293,56 @@ def test_the_blur_of_one_law_is_taken_off_by_tweedie():
 @pytest.mark.parametrize(
     ("objective", "sampler", "step_size", "message"),
     [
-        ("sliced", "heun", None, "sampler must be langevin for a run of objective sliced.*got 'heun'"),
+        (
+            "sliced",
+            "heun",
+            None,
+            "sampler must be langevin, underdamped, mala, hmc for a run of objective sliced.*got 'heun'",
+        ),
         ("noise-conditional", "langevin", None, "take heun, or annealed-langevin"),
-        ("noise-conditional", None, 0.1, "step_size is an option of sampler langevin, got 0.1"),
+        ("noise-conditional", None, 0.1, "step_size is an option of langevin, underdamped, mala, hmc, got 0.1"),
         ("sliced", "langevn", None, "did you mean 'langevin'"),
     ],
 )
 def test_a_sampler_that_does_not_fit_is_refused(objective, sampler, step_size, message):
     """One law has no levels to come down from, and levels are more than one law."""
     with pytest.raises(ValueError, match=message):
-        choose_sampler(sampler, step_size, Recipe("two-moons", objective=objective))
+        choose_sampler(sampler, Recipe("two-moons", objective=objective), step_size=step_size)
 
 
 def test_samplers_have_their_defaults():
     """Heun through the levels, Langevin at one law."""
     for objective in OBJECTIVES:
         expected = "heun" if objective in AT_ALL_LEVELS else "langevin"
-        assert choose_sampler(None, None, Recipe("two-moons", objective=objective)) == expected
+        assert choose_sampler(None, Recipe("two-moons", objective=objective)) == expected
+
+
+@pytest.mark.parametrize("density", [True, False])
+@pytest.mark.parametrize("name", ["langevin", "underdamped", "mala", "hmc"])
+def test_every_kernel_is_tuned_to_one_law_and_draws_it(name, density):
+    """N(0, diag(1, 1/9)): variances within 4 standard errors of 2,000 and the bias of the unadjusted ones (5 %)."""
+    precision = torch.tensor([1.0, 9.0], dtype=torch.float64)
+    score = (lambda x: -precision * x) if not density else score_of(lambda x: -(precision * x * x).sum(1) / 2)
+    x = torch.randn(500, 2, generator=torch.Generator().manual_seed(3), dtype=torch.float64) / precision.sqrt()
+    kernel, like = tuned(name, score, x, None), torch.zeros(2000, 2, dtype=torch.float64)
+    g = torch.Generator().manual_seed(5)
+    drawn = draw_one_law(score, like, kernel, 0.0, steps=60 if name == "hmc" else 200, denoise=True, generator=g).x
+    bias = 0.0 if name in ("mala", "hmc") else 0.05
+    assert ((drawn.var(0) * precision - 1).abs() < 4 * math.sqrt(2 / 2000) + bias).all()
+    assert tuned(name, score, x, 0.07).step_size == 0.07
+
+
+@pytest.mark.parametrize(
+    ("sampler", "objective", "words"),
+    [
+        ("heun", "noise-conditional", "epsilon is an option of sampler annealed-langevin, got 0.1 for heun"),
+        (None, "sliced", "epsilon is an option of sampler annealed-langevin, got 0.1 for langevin"),
+    ],
+)
+def test_epsilon_is_annealed_langevins_alone(sampler, objective, words):
+    """An option is honoured or refused."""
+    with pytest.raises(ValueError, match=words):
+        choose_sampler(sampler, Recipe("two-moons", objective=objective), epsilon=0.1)
 
 
 def test_sample_i_of_one_law_is_the_same_in_any_batch(tmp_path):

@@ -15,7 +15,7 @@ from scorefield.runs import Damaged, Locked, Run
 from scorefield.runs import checkpoints as store
 from scorefield.runs.log import read
 from scorefield.runs.samples import choose_labels
-from scorefield.settings import MLPSize, Recipe
+from scorefield.settings import DIFFUSIONS, FLOWS, MLPSize, Recipe
 from scorefield.training import Diverged
 
 
@@ -208,6 +208,8 @@ def test_labels_are_those_asked_for_or_drawn_by_frequency(digits_run):
         ({"n": 2, "label": 12}, "label must be one of .*got 12"),
         ({"n": 2, "sampler": "hoin"}, "sampler must be one of .*did you mean 'heun'"),
         ({"n": 2, "steps": 0}, "steps must be >= 1, got 0"),
+        ({"n": 2, "sampler": "adaptive-ode", "steps": 5}, "adaptive-ode chooses its own steps, got steps 5"),
+        ({"n": 2, "epsilon": 1e-3}, "epsilon is an option of sampler annealed-langevin"),
         ({"n": 2, "seed": -1}, "seed must be >= 0"),
     ],
 )
@@ -223,7 +225,7 @@ def test_a_label_for_data_without_labels_is_refused(vector_run):
         vector_run.sample(2, label=1)
 
 
-@pytest.mark.parametrize("sampler", ["heun", "euler", "euler-maruyama", "ancestral", "annealed-langevin"])
+@pytest.mark.parametrize("sampler", [*FLOWS, *DIFFUSIONS])
 def test_every_sampler_recovers_a_trained_mixture_in_data_units(vector_run, sampler):
     """Mean and covariance of 1,000 samples are the data's within 5 % of its spread and 15 % of its variance."""
     x = vector_run.sample(1000, seed=1, sampler=sampler).x.double()

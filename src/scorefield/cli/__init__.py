@@ -16,19 +16,21 @@ from scorefield.settings import (
     DemoOptions,
     EvaluateOptions,
     InfoOptions,
+    LikelihoodOptions,
     Recipe,
     SampleOptions,
     TrainOptions,
 )
 
-# command -> the dataclasses of its options, short flags, the option given without a flag
-COMMANDS: dict[str, tuple[tuple[type, ...], dict[str, str], str | None]] = {
-    "demo": ((DemoOptions,), {"output": "-o"}, None),
-    "train": ((Recipe, TrainOptions), {"output": "-o"}, "data"),
-    "sample": ((SampleOptions,), {"count": "-n", "output": "-o"}, "run"),
-    "evaluate": ((EvaluateOptions,), {"count": "-n"}, "run"),
-    "info": ((InfoOptions,), {}, "run"),
-    "check": ((CheckOptions,), {}, None),
+# command -> the dataclasses of its options, short flags, the options given without a flag
+COMMANDS: dict[str, tuple[tuple[type, ...], dict[str, str], tuple[str, ...]]] = {
+    "demo": ((DemoOptions,), {"output": "-o"}, ()),
+    "train": ((Recipe, TrainOptions), {"output": "-o"}, ("data",)),
+    "sample": ((SampleOptions,), {"count": "-n", "output": "-o"}, ("run",)),
+    "evaluate": ((EvaluateOptions,), {"count": "-n"}, ("run",)),
+    "likelihood": ((LikelihoodOptions,), {"count": "-n", "output": "-o"}, ("run", "data")),
+    "info": ((InfoOptions,), {}, ("run",)),
+    "check": ((CheckOptions,), {}, ()),
 }
 
 
@@ -72,7 +74,7 @@ def _interrupt(number: int, frame: object) -> NoReturn:
 def overview() -> str:
     """What `scorefield --help` says."""
     lines = [f"scorefield {__version__}: learn the score of a distribution from samples, and use it.", "", "Commands:"]
-    lines += [f"  {name:<10}{(kinds[0].__doc__ or '').splitlines()[0]}" for name, (kinds, _, _) in COMMANDS.items()]
+    lines += [f"  {name:<11}{(kinds[0].__doc__ or '').splitlines()[0]}" for name, (kinds, _, _) in COMMANDS.items()]
     lines += ["", "scorefield COMMAND --help tells all options of a command; --traceback shows where an error arose."]
     return "\n".join(lines)
 

@@ -11,17 +11,23 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 from rich.markup import escape
 
+from scorefield.checks import check_count
 from scorefield.cli import show
 from scorefield.cli.codes import BAD_NEWS, DONE
+from scorefield.data import read_rows
 from scorefield.runs import Run, versions
+from scorefield.runs.density import write_likelihood
 from scorefield.runs.draw import choose_sampler
 from scorefield.settings import (
     CheckOptions,
+    DataSettings,
     DemoOptions,
     EvaluateOptions,
     InfoOptions,
+    LikelihoodOptions,
     Recipe,
     SampleOptions,
     TrainOptions,
@@ -112,21 +118,58 @@ def sample(options: SampleOptions) -> int:
         sampler=options.sampler,
         steps=options.steps,
         step_size=options.step_size,
+        epsilon=options.epsilon,
         engine=engine,
     )
     if engine.rank > 0:
         return DONE
-    sampler = choose_sampler(options.sampler, options.step_size, run.recipe)
+    sampler = choose_sampler(options.sampler, run.recipe)
     name = f"{sampler}-{options.count}-seed{options.seed}-step{run.step}"
     name += f"-class{run.classes.index(options.label)}" if options.label is not None else ""
     name += f"-{options.steps}steps" if options.steps is not None else ""
     name += f"-h{options.step_size:g}" if options.step_size is not None else ""
+    name += f"-epsilon{options.epsilon:g}" if options.epsilon is not None else ""
     path = run.write_samples(drawn, options.output or run.path / "samples" / f"{name}.npz")
     console = show.console()
     show.notes(run, console)
     console.print(
         f"{options.count} samples, {drawn.evaluations} network calls each -> {escape(str(path))}", soft_wrap=True
     )
+    return DONE
+
+
+def likelihood(options: LikelihoodOptions) -> int:
+    """Log-densities of data under a run."""
+    run = Run.open(options.run)
+    data = DataSettings(options.data, options.root, options.label_column)
+    kept = run.dataset.held_out_rows
+    if options.data != "held-out":
+        rows = read_rows(data, seed=options.seed)
+    elif len(kept):
+        rows = np.asarray(run.dataset.x[kept])
+    else:
+        raise ValueError(f"{run.path} kept no rows out of training; give a file or a name")
+    if options.count is not None:
+        check_count("count", options.count)
+        rows = rows[np.linspace(0, len(rows) - 1, min(options.count, len(rows))).round().astype(int)]
+    found = run.log_likelihood(
+        rows,
+        label=options.label,
+        method=options.method,
+        probes=options.probes,
+        rtol=options.rtol,
+        bin_width=options.bin_width,
+        particles=options.particles,
+        seed=options.seed,
+    )
+    output = write_likelihood(Path(options.output), found) if options.output is not None else None
+    console = show.console(quiet=options.json)
+    if options.json:
+        print(json.dumps({"run": str(run.path), "step": run.step, "seed": options.seed, **found.to_json()}, indent=2))
+    show.notes(run, console)
+    show.likelihood(console, found)
+    if output is not None:
+        console.print(f"{len(rows)} rows -> {escape(str(output))}", soft_wrap=True)
     return DONE
 
 

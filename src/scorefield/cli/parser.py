@@ -46,7 +46,7 @@ def _dashed(flag: str) -> str:
 
 
 def parse(
-    name: str, kinds: Sequence[type], short: Mapping[str, str], positional: str | None, argv: Sequence[str]
+    name: str, kinds: Sequence[type], short: Mapping[str, str], positional: Sequence[str], argv: Sequence[str]
 ) -> list[Any]:
     """Turn the arguments of a command into its options.
 
@@ -54,7 +54,7 @@ def parse(
         name: the command.
         kinds: the dataclasses whose fields are its options.
         short: field -> short flag, such as `-n`.
-        positional: the field that is given without a flag.
+        positional: the fields that are given without a flag, in their order.
         argv: the arguments after the command's name.
 
     Returns:
@@ -63,19 +63,18 @@ def parse(
     parser = Parser(prog=f"scorefield {name}", description=(kinds[0].__doc__ or "").split("\n")[0])
     parser.add_argument("--config", action="config", help="read options from a YAML file")
     for kind in kinds:
-        by_hand = [f for f in dataclasses.fields(kind) if f.name in short or f.name == positional or f.default is False]
+        by_hand = [f for f in dataclasses.fields(kind) if f.name in short or f.name in positional or f.default is False]
         for field in by_hand:
             text = re.search(rf"^ +{field.name}: (.*)$", kind.__doc__ or "", re.M)
             about: dict[str, Any] = {"help": text[1] if text else ""}
             flags = [*([short[field.name]] if field.name in short else []), f"--{field.name}"]
             if field.default is False:
                 parser.add_argument(*flags, action="store_true", **about)
-            elif field.name == positional:
+            elif field.name in positional:
                 parser.add_argument(field.name, type=str, **about)
             else:
-                parser.add_argument(
-                    *flags, type=int if isinstance(field.default, int) else str, default=field.default, **about
-                )
+                kind_of = int if str(field.type).startswith("int") else str
+                parser.add_argument(*flags, type=kind_of, default=field.default, **about)
         parser.add_class_arguments(kind, skip={f.name for f in by_hand}, as_group=False)
     values = parser.instantiate(parser.parse_args([_underscored(a) for a in argv]))
     return [kind(**{f.name: values[f.name] for f in dataclasses.fields(kind)}) for kind in kinds]

@@ -22,6 +22,7 @@ from scorefield.training import Engine
 if TYPE_CHECKING:
     from scorefield.evaluation import Row
     from scorefield.metrics import Estimate
+    from scorefield.runs.density import RunLikelihood
     from scorefield.theory import Claim
     from scorefield.theory import Row as Checked
 
@@ -140,6 +141,31 @@ def _error(claim: Claim) -> str:
     tolerance = f"tol {claim.tolerance:g}" if claim.tolerance >= 1e-4 else ""
     random = f"{claim.standard_error:.2g}" if claim.standard_error else "" if tolerance else "exact"
     return f"{random}\n[dim]{tolerance}[/dim]" if random and tolerance else random + tolerance
+
+
+def likelihood(console: Console, found: RunLikelihood) -> None:
+    """The mean log-density with its errors, whose law it is of, and bits per dimension where the data lie on a grid."""
+    n, error = len(found.nats), found.standard_error
+    content = {
+        "log-density": f"{found.mean:.6g}{'' if error is None else f' ± {error:.2g}'} nats, mean of {n:,} rows",
+        "spread": f"{found.nats.min():.4g} to {found.nats.max():.4g} nats",
+    }
+    if found.method == "hutchinson":
+        content["probes"] = f"a row's standard error is {found.probe_se.mean():.2g} nats on average"
+    if found.log_z is None:
+        content["steps"] = f"halving all moves a row by {found.step_error.max():.2g} nats at most"
+        content["calls"] = f"{found.evaluations} of the network per row, {found.method} divergence"
+    else:
+        z = found.log_z
+        content["log Z"] = (
+            f"{z.value:.4g} ± {z.standard_error:.2g} by annealed importance sampling, {z.effective_samples:.0f} of "
+            f"{len(z.log_weights)} particles effective"
+        )
+    if found.bits is not None:
+        spread = f" ± {found.bits.standard_error:.2g}" if n > 1 else ""
+        content["bits/dim"] = f"{found.bits.value:.4g}{spread}, with {found.bits.dequantisation} dequantisation"
+    content["law"] = found.law
+    facts(console, content)
 
 
 def facts(console: Console, content: Mapping[str, str]) -> None:

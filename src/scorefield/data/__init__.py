@@ -8,6 +8,6 @@ users see the data's own units.
 from scorefield.data.batches import Batch, Batches
 from scorefield.data.readers import names
 from scorefield.data.scaling import Scaling
-from scorefield.data.store import Dataset, DatasetInfo, open_dataset, prepare
+from scorefield.data.store import Dataset, DatasetInfo, open_dataset, prepare, read_rows
 
-__all__ = ["Batch", "Batches", "Dataset", "DatasetInfo", "Scaling", "names", "open_dataset", "prepare"]
+__all__ = ["Batch", "Batches", "Dataset", "DatasetInfo", "Scaling", "names", "open_dataset", "prepare", "read_rows"]

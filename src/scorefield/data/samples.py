@@ -44,11 +44,11 @@ def _pieces(x: np.ndarray, rows: np.ndarray, dtype: np.dtype) -> Iterator[np.nda
             yield np.ascontiguousarray(x[rows[start : start + step]], dtype=dtype)
 
 
-def check_samples(table: Table, *, on_nonfinite: str) -> Samples:
+def check_samples(table: Table, *, on_nonfinite: str, least: int = 2) -> Samples:
     """Check what was read and settle axes, dtype, labels and which rows are kept.
 
     Raises:
-        ValueError: a shape that is no set of samples, fewer than two rows, labels that do not fit, NaN or infinity.
+        ValueError: a shape that is no set of samples, fewer than `least` rows, labels that do not fit, NaN or infinity.
         TypeError: values or labels of a kind that cannot be used.
     """
     x = _with_sample_axes(table.x)
@@ -57,9 +57,9 @@ def check_samples(table: Table, *, on_nonfinite: str) -> Samples:
     if table.labels is not None:
         _check_labels(table.labels, len(x))
     rows = _finite_rows(x, dtype, columns, on_nonfinite)
-    if len(rows) < 2:
+    if len(rows) < least:
         raise ValueError(
-            f"at least 2 rows are needed, got {len(rows)} of {len(x)} after dropping those with NaN or infinity; "
+            f"at least {least} rows are needed, got {len(rows)} of {len(x)} after dropping those with NaN or infinity; "
             "mend or add rows"
         )
     y, classes = (None, ()) if table.labels is None else _encoded(table.labels[rows])

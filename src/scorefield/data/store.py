@@ -150,6 +150,22 @@ def prepare(settings: DataSettings, folder: Path, *, seed: int = 0) -> Dataset:
     return open_dataset(folder)
 
 
+def read_rows(settings: DataSettings, *, seed: int = 0) -> np.ndarray:
+    """Read and check a source without storing it: its rows, (n, d) or (n, C, H, W), in its own units.
+
+    Args:
+        settings: as for `prepare`; `held_out` has no meaning here.
+        seed: of the draw from a toy density; >= 0.
+
+    Raises:
+        ValueError: a setting, source, shape or value that cannot be used; the message says what to do.
+        TypeError: values of a kind that cannot be used.
+    """
+    check_count("seed", seed, least=0)
+    samples = check_samples(read(settings, seed=seed), on_nonfinite=settings.on_nonfinite, least=1)
+    return np.concatenate(list(samples.pieces()))
+
+
 def open_dataset(folder: Path, *, verify: bool = False) -> Dataset:
     """Open what `prepare` wrote.
 

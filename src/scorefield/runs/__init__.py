@@ -1,6 +1,7 @@
 """A run: a recipe, its data and its checkpoints in one folder; created, trained, resumed, sampled from."""
 
 from scorefield.runs.checkpoints import Damaged, versions
+from scorefield.runs.density import RunLikelihood
 from scorefield.runs.objectives import LabelledNoise, OneLaw
 from scorefield.runs.recipe import build_model, build_noise, build_objective
 from scorefield.runs.run import Locked, Run
@@ -11,6 +12,7 @@ __all__ = [
     "Locked",
     "OneLaw",
     "Run",
+    "RunLikelihood",
     "build_model",
     "build_noise",
     "build_objective",

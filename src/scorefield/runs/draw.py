@@ -2,63 +2,93 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from scorefield.calculus import Generator, NoisyScore, PerSample, Score, inner, randn_like
+from scorefield.calculus import Generator, NoisyScore, PerSample, randn_like
 from scorefield.checks import check_choice, check_count
 from scorefield.fields import at, given
-from scorefield.noise import Levels, Noise, overlap_ratio
+from scorefield.noise import Noise
+from scorefield.runs.one_law import draw_one_law, tuned
 from scorefield.runs.samples import Way
 from scorefield.samplers import (
+    DDIM,
+    DDPM,
+    AdaptiveODE,
+    AdaptiveSDE,
     Ancestral,
+    ChurnedHeun,
+    DPMSolver,
     Euler,
     EulerMaruyama,
     Heun,
     Langevin,
+    LevelKernel,
+    Predictor,
     Samples,
+    SDEDPMSolver,
+    StochasticHeun,
+    UniPC,
     annealed_langevin,
-    chain,
+    annealed_settings,
     reverse,
+    time_grid,
 )
-from scorefield.settings import SAMPLERS, Recipe
+from scorefield.settings import KERNELS, SAMPLERS, Recipe
 
-DEFAULT_STEPS = {
-    "heun": 18,
-    "euler": 50,
-    "euler-maruyama": 500,
-    "ancestral": 250,
-    "annealed-langevin": 100,
-    "langevin": 1000,
+# name -> the predictor for n steps, its grid, its steps when none are given
+PREDICTORS: dict[str, tuple[Callable[[int], Predictor], str, int]] = {
+    "heun": (lambda _: Heun(), "rho", 18),
+    "euler": (lambda _: Euler(), "rho", 50),
+    "unipc": (lambda _: UniPC(3, predicts="velocity"), "root-angle", 20),
+    "dpm-solver": (lambda _: DPMSolver(3), "root-angle", 20),
+    "adaptive-ode": (lambda _: AdaptiveODE(), "time", 1),
+    "ddim": (lambda _: DDIM(), "root-angle", 50),
+    "ddpm": (lambda _: DDPM(), "time", 250),
+    "ancestral": (lambda _: Ancestral(), "time", 250),
+    "churned-heun": (lambda n: ChurnedHeun(10.0, n), "rho", 32),
+    "sde-dpm-solver": (lambda _: SDEDPMSolver(), "root-angle", 50),
+    "stochastic-heun": (lambda _: StochasticHeun(), "root-angle", 50),
+    "euler-maruyama": (lambda _: EulerMaruyama(), "time", 500),
+    "predictor-corrector": (lambda _: EulerMaruyama(), "time", 250),
+    "adaptive-sde": (lambda _: AdaptiveSDE(), "time", 1),
 }
-STEP = 0.1  # Langevin's step size in units of D / E|s|², the inverse of the mean precision
+CORRECTION = 0.05  # the corrector's Langevin step in units of sigma_t²: 2 r² for the r = 0.16 of Song et al. 2021
 
 
-def choose_sampler(sampler: str | None, step_size: float | None, recipe: Recipe) -> str:
+def choose_sampler(
+    sampler: str | None, recipe: Recipe, *, step_size: float | None = None, epsilon: float | None = None
+) -> str:
     """The sampler asked for, or the default of what the recipe learns.
 
     Raises:
-        ValueError: an unknown sampler, or one, or a step size, that does not go with what was learned.
+        ValueError: an unknown sampler, or one, or an option, that does not go with what was learned.
     """
     if sampler is not None:
         check_choice("sampler", sampler, SAMPLERS)
     if recipe.at_all_levels:
-        if sampler == "langevin":
+        if sampler in KERNELS:
             raise ValueError(
-                "sampler langevin stays at one law, and this run learned all levels of its noise; take heun, or "
+                f"sampler {sampler} stays at one law, and this run learned all levels of its noise; take heun, or "
                 "annealed-langevin, which goes through the levels"
             )
         if step_size is not None:
-            raise ValueError(f"step_size is an option of sampler langevin, got {step_size!r}; leave it out")
-        return sampler or "heun"
-    if sampler not in (None, "langevin"):
+            raise ValueError(f"step_size is an option of {', '.join(KERNELS)}, got {step_size!r}; leave it out")
+        chosen = sampler or "heun"
+    elif sampler is not None and sampler not in KERNELS:
         raise ValueError(
-            f"sampler must be langevin for a run of objective {recipe.objective}, which learned one law and no noise "
-            f"levels to come down from; got {sampler!r}"
+            f"sampler must be {', '.join(KERNELS)} for a run of objective {recipe.objective}, which learned one law "
+            f"and no noise levels to come down from; got {sampler!r}"
         )
-    return "langevin"
+    else:
+        chosen = sampler or "langevin"
+    if epsilon is not None and chosen != "annealed-langevin":
+        raise ValueError(
+            f"epsilon is an option of sampler annealed-langevin, got {epsilon!r} for {chosen}; leave it out"
+        )
+    return chosen
 
 
 def choose_way(
@@ -70,6 +100,7 @@ def choose_way(
     sampler: str | None,
     steps: int | None,
     step_size: float | None,
+    epsilon: float | None,
     denoise: bool,
     path: bool,
 ) -> Way:
@@ -79,26 +110,26 @@ def choose_way(
         recipe: what was learned.
         model: the model, s(x, t, y).
         law: the schedule, or the sigma of the one law.
-        x: scaled training rows (n, *D), to choose Langevin's step size by.
+        x: scaled training rows (n, *D), to tune the kernels of one law on.
         sampler: name of the sampler; None for the default.
         steps: of the sampler; None for the default.
-        step_size: Langevin's; None to choose it.
+        step_size: of a kernel of one law; None to choose it.
+        epsilon: of annealed Langevin; None to compute it.
         denoise: end with Tweedie's formula.
         path: keep the states on the way.
 
     Raises:
         ValueError: a sampler or a step size that does not go with what was learned.
     """
-    name = choose_sampler(sampler, step_size, recipe)
+    name = choose_sampler(sampler, recipe, step_size=step_size, epsilon=epsilon)
     how: dict[str, Any] = {"steps": steps, "denoise": denoise, "path": path}
     if isinstance(law, Noise):
+        how |= {"epsilon": epsilon}
         return lambda like, y, noise: draw(given(model, y), law, like, name, **how, generator=noise)
-    if step_size is None:
-        x = x.to(next(model.parameters()))
-        x = x + law * randn_like(x, PerSample(0, range(len(x))))
-        step_size = langevin_step(at(given(model, None), None), x)
-    how |= {"step_size": step_size, "sigma": law}
-    return lambda like, y, noise: draw_one_law(at(given(model, y), None), like, **how, generator=noise)
+    x = x.to(next(model.parameters()))
+    x = x + law * randn_like(x, PerSample(0, range(len(x))))
+    kernel = tuned(name, at(given(model, None), None), x, step_size)
+    return lambda like, y, noise: draw_one_law(at(given(model, y), None), like, kernel, law, **how, generator=noise)
 
 
 def draw(
@@ -108,120 +139,63 @@ def draw(
     sampler: str,
     steps: int | None,
     *,
+    epsilon: float | None = None,
     denoise: bool,
     path: bool = False,
     generator: Generator = None,
 ) -> Samples:
     r"""Draw one sample per row of `like` from a score of scaled data (mean 0, spread 1).
 
-    Deterministic samplers step on EDM's grid, the SDE and ancestral ones on the schedule's own even grid. Annealed
-    Langevin uses Song & Ermon's $\epsilon = 2\cdot 10^{-5}$ at $\sigma_L = 0.01$ in proportion to $\sigma_L^2$, with
-    T = 100 steps at each level, and as many levels as overlap.
+    Deterministic samplers and multistep ones step on grids in $\sigma/\alpha$, the SDE and ancestral ones on the
+    schedule's own even grid. Annealed Langevin computes its levels, T and $\epsilon$: see `annealed_settings`.
 
     Args:
         score: noise-conditional score of this very batch.
         noise: the schedule.
         like: gives shape, dtype and device, (B, *D).
         sampler: name of the sampler.
-        steps: its steps (per level for annealed-langevin); None for the default.
+        steps: its steps (per level for annealed-langevin); None for the default. Adaptive ones choose theirs.
+        epsilon: annealed Langevin's, in the convention of 2020; None to compute it.
         denoise: end with Tweedie's formula.
         path: keep the states on the way; not for annealed-langevin.
         generator: source of the noise.
 
     Returns:
         the samples, in scaled units.
+
+    Raises:
+        ValueError: an unknown sampler, steps < 1, or steps of a sampler that chooses its own.
     """
     check_choice("sampler", sampler, SAMPLERS)
-    steps = DEFAULT_STEPS[sampler] if steps is None else steps
-    check_count("steps", steps)
+    check_count("steps", 1 if steps is None else steps)
+    if steps is not None and sampler.startswith("adaptive-"):
+        raise ValueError(f"sampler {sampler} chooses its own steps, got steps {steps}; leave them out")
     prior = noise.prior(like.shape[1:], mean=0.0, variance=1.0)
     x = prior.mean.to(like) + prior.stddev.to(like) * randn_like(like, generator)
     if sampler == "annealed-langevin":
-        levels = overlapping_levels(noise, like[0].numel())
-        sigma_end = noise.sigma(levels[-1]).item()
+        chosen = annealed_settings(noise, like[0].numel(), steps_per_level=steps)
         return annealed_langevin(
             score,
             noise,
             x,
-            epsilon=2e-5 * (sigma_end / 0.01) ** 2,
-            steps_per_level=steps,
-            levels=levels,
+            epsilon=chosen.epsilon if epsilon is None else epsilon,
+            steps_per_level=chosen.steps_per_level,
+            levels=chosen.levels,
+            convention="ncsnv2",
             denoise=denoise,
             generator=generator,
         )
-    predictor = {"heun": Heun(), "euler": Euler(), "euler-maruyama": EulerMaruyama(), "ancestral": Ancestral()}[sampler]
-    times = noise.rho_times(steps) if sampler in ("heun", "euler") else noise.times(steps)
+    made, spacing, default = PREDICTORS[sampler]
+    n = default if steps is None else steps
     return reverse(
         score,
         noise,
         x,
-        times=times,
-        predictor=predictor,
+        times=time_grid(noise, n, spacing=spacing),
+        predictor=made(n),
+        corrector=LevelKernel(Langevin(CORRECTION)) if sampler == "predictor-corrector" else None,
         denoise=denoise,
         path=path,
         nonfinite="report",  # the run counts them, over all processes
         generator=generator,
     )
-
-
-def overlapping_levels(noise: Noise, dimension: int, lowest: float = 0.01) -> Tensor:
-    r"""Times of levels whose $\sigma/\alpha$ fall geometrically by the overlap ratio, from t_max to `lowest` or t_min.
-
-    Source: Song & Ermon 2020 (arXiv:2006.09011), technique 2.
-    """
-    if isinstance(noise, Levels):
-        return noise.levels
-    ends = torch.tensor([noise.t_max, noise.t_min], dtype=torch.float64)
-    high, low = (noise.sigma(ends) / noise.alpha(ends)).tolist()
-    low = max(low, lowest)
-    ratio, _ = overlap_ratio(dimension)
-    count = max(2, 1 + int(torch.tensor(high / low).log().div(torch.tensor(ratio).log()).ceil()))
-    return noise.time_at(torch.logspace(0, 1, count, base=low / high, dtype=torch.float64) * high)
-
-
-def draw_one_law(
-    score: Score,
-    like: Tensor,
-    *,
-    step_size: float,
-    sigma: float,
-    steps: int | None,
-    denoise: bool,
-    path: bool = False,
-    generator: Generator = None,
-) -> Samples:
-    """Draw one sample per row of `like` from the score of one law of scaled data, by Langevin from N(0, I).
-
-    Args:
-        score: the score of this very batch.
-        like: gives shape, dtype and device, (B, *D).
-        step_size: Langevin's h > 0.
-        sigma: the noise that blurs the law; 0 for none.
-        steps: how many steps; None for 1,000.
-        denoise: end with Tweedie's formula, which takes that noise off.
-        path: keep the states on the way.
-        generator: source of the noise.
-
-    Returns:
-        the samples, in scaled units.
-    """
-    steps = DEFAULT_STEPS["langevin"] if steps is None else steps
-    start = randn_like(like, generator)
-    drawn = chain(Langevin(step_size), score, start, steps=steps, keep=1 if path else None, generator=generator)
-    if not (denoise and sigma):
-        return drawn
-    with torch.no_grad():
-        x = drawn.x + sigma**2 * score(drawn.x)
-    kept = None if drawn.path is None else torch.cat([drawn.path, x[None]])
-    return Samples(x, kept, drawn.info, drawn.evaluations + 1)
-
-
-def langevin_step(score: Score, x: Tensor) -> float:
-    r"""A step size for Langevin at one law: a tenth of $D/\mathbb E\|s\|^2$, measured at `x` (n, *D) of that law.
-
-    $\mathbb E\|s\|^2 = -\mathbb E \operatorname{tr} \nabla s$ is the law's mean precision times D: for a Gaussian the
-    step is a tenth of the harmonic mean of its variances.
-    """
-    with torch.no_grad():
-        s = score(x).double()
-    return STEP * x[0].numel() / inner(s, s).mean().item()

@@ -9,6 +9,7 @@ from scorefield.samplers.hamiltonian import HMC
 from scorefield.samplers.langevin import Ascent, Kernel, Langevin, Samples, chain
 from scorefield.samplers.metropolis import MALA, circulation, line_integral
 from scorefield.samplers.multistep import DPMSolver, SDEDPMSolver, UniPC
+from scorefield.samplers.ncsnv2 import AnnealedSettings, annealed_settings
 from scorefield.samplers.predictors import Corrector, Euler, Heun, Predictor, Rescale
 from scorefield.samplers.reverse import NonFinite, encode, reverse
 from scorefield.samplers.stochastic import DDIM, DDPM, Ancestral, ChurnedHeun, EulerMaruyama, StochasticHeun
@@ -20,6 +21,7 @@ __all__ = [
     "AdaptiveODE",
     "AdaptiveSDE",
     "Ancestral",
+    "AnnealedSettings",
     "AnnealedStep",
     "Ascent",
     "ChurnedHeun",
@@ -49,6 +51,7 @@ __all__ = [
     "Underdamped",
     "UniPC",
     "annealed_langevin",
+    "annealed_settings",
     "chain",
     "circulation",
     "consistent_annealed",

@@ -24,7 +24,9 @@ class SignalToNoise:
 
     The norms are of one sample, never a mean over the batch, so that a sample does not depend on its neighbours.
     Algorithm 5 of the paper, for VP, multiplies h by the grid's $1 - \beta_i$, close to 1; that is left out. The step
-    depends on x and z, so the kernel leaves the law only nearly invariant.
+    depends on x and z, so the kernel leaves the law only nearly invariant, in few dimensions not even that: near a
+    mode $\|s\|$ vanishes and the step has no bound, for D <= 2 no mean either. There take `LevelKernel(Langevin(h))`,
+    whose h of about $2 r^2$ moves as far.
 
     Args:
         ratio: r > 0; the paper takes 0.16 for VE and VP.
