@@ -11,7 +11,17 @@ from matplotlib.contour import QuadContourSet
 from matplotlib.quiver import Quiver
 
 from scorefield.densities import toy
-from scorefield.plots import COLOURS, DPI, curves, image_grid, paths, save, scatter_paths, score_field
+from scorefield.plots import (
+    COLOURS,
+    DPI,
+    curves,
+    image_grid,
+    moving_particles,
+    paths,
+    save,
+    scatter_paths,
+    score_field,
+)
 
 ZOOM, GAP = 11, 5  # of 8 x 8 images: 88 pixels a side
 
@@ -217,3 +227,44 @@ def test_smooth_tiles_pass_through_the_pixels_centres_mean():
     assert soft.min() >= 0 and soft.max() <= 1 and len(np.unique(soft)) > len(np.unique(crisp)) == 2
     flat = image_grid(np.full((1, 1, 8, 8), 0.25), value_range=(0, 1), smooth=True).axes[0].images[0].get_array()
     assert np.allclose(flat, 0.25)
+
+
+def test_a_moving_picture_has_a_panel_a_path_and_a_frame_a_time(tmp_path):
+    """One particle moves from left to right in the first panel and rests in the second; the last frame stands."""
+    from PIL import Image
+
+    across = np.array([[[-0.5, 0.0]], [[0.0, 0.0]], [[0.5, 0.0]]])
+    file = moving_particles({"a": across, "b": 0 * across}, tmp_path / "m.gif", box=(-1, 1, -1, 1), per_second=10)
+    places, durations = [], []
+    with Image.open(file) as film:
+        assert film.n_frames == 3 and film.info["loop"] == 0
+        wide = film.size[0]
+        for k in range(3):
+            film.seek(k)
+            durations.append(film.info["duration"])
+            shown = np.asarray(film.convert("RGB")).astype(int)
+            orange = (shown[..., 0] - shown[..., 2]) > 100
+            columns = np.nonzero(orange.any(0))[0]
+            places.append([columns[columns < wide / 2].mean(), columns[columns > wide / 2].mean()])
+            assert (shown[-1, :3] == 255).all()
+    places = np.array(places)
+    assert durations == [100, 100, 1600]
+    assert np.diff(places[:, 0]) == pytest.approx(wide / 2 / 4, rel=0.1)  # a quarter of a panel a frame
+    assert np.diff(places[:, 1]) == pytest.approx(0, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"file": "m.png"}, "written as .gif, got m.png; name it m.gif"),
+        ({"paths": {"a": np.zeros((1, 2, 2))}}, r"shape \(T, B, 2\) with one T >= 2, got .*\(1, 2, 2\)"),
+        ({"paths": {"a": np.zeros((3, 2, 2)), "b": np.zeros((4, 2, 2))}}, "with one T >= 2"),
+        ({"captions": ["one"]}, "captions must be one per frame, 3, got 1"),
+        ({"per_second": 0.0}, "per_second must be a finite number > 0, got 0.0"),
+    ],
+)
+def test_moving_pictures_that_cannot_be_are_refused(change, message):
+    """The value, the rule, the way out; nothing is written."""
+    given = {"paths": {"a": np.zeros((3, 2, 2))}, "file": "m.gif", "box": (-1, 1, -1, 1)} | change
+    with pytest.raises(ValueError, match=message):
+        moving_particles(given.pop("paths"), given.pop("file"), **given)

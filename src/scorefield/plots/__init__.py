@@ -5,6 +5,7 @@ be torch tensors, NumPy arrays or lists. The colours are Okabe and Ito's, told a
 """
 
 from scorefield.plots.images import image_grid, paths
+from scorefield.plots.moving import moving_particles
 from scorefield.plots.planes import Box, curves, scatter_paths, score_field
 from scorefield.plots.style import COLOURS, DPI, Array, save
 
@@ -15,6 +16,7 @@ __all__ = [
     "DPI",
     "curves",
     "image_grid",
+    "moving_particles",
     "paths",
     "save",
     "scatter_paths",

@@ -49,7 +49,7 @@ def score_field(
     check_count("n", n, least=2)
     figure, axes = _plane(box, title)
     if density is not None:
-        _level_sets(axes, density, box)
+        level_sets(axes, density, box)
     if samples is not None:
         points = array("samples", samples)
         if points.ndim != 2 or points.shape[1] != 2:
@@ -88,7 +88,7 @@ def scatter_paths(
         box = (low[0] - pad, high[0] + pad, low[1] - pad, high[1] + pad)
     figure, axes = _plane(box, title)
     if density is not None:
-        _level_sets(axes, density, box)
+        level_sets(axes, density, box)
     segments = np.stack([positions[:-1], positions[1:]], 2)  # (T - 1, B, 2 ends, 2)
     steps, particles = segments.shape[:2]
     when = np.repeat(np.linspace(0, 1, steps), particles)
@@ -160,7 +160,7 @@ def _plane(box: Box, title: str | None) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _level_sets(axes: Axes, density: LogDensity, box: Box, n: int = 239) -> None:
+def level_sets(axes: Axes, density: LogDensity, box: Box, n: int = 239) -> None:
     """The smallest regions that hold the masses of `_MASSES` within the box."""
     half = max(box[1] - box[0], box[3] - box[2]) / (2 * n)  # of a cell, so that the colours reach the edges
     x, y, grid = _grid((box[0] - half, box[1] + half, box[2] - half, box[3] + half), n + 1)
