@@ -130,7 +130,7 @@ def targets() -> dict[str, tuple[Density | MixtureScore, Callable | None, Tensor
     """A Gaussian in 50 dimensions with correlations 0.9^|i - j|, and Neal's funnel in 10: ours, jax's, and draws."""
     i = torch.arange(50)
     covariance = 0.9 ** (i[:, None] - i).abs().double()
-    gaussian, funnel = Gaussian(torch.zeros(50), covariance), Funnel(10, 3.0)
+    gaussian, funnel = Gaussian(torch.zeros(50), covariance), Funnel(10, 3.0, torch.float32)
     density: dict[str, Callable] = {}
     if importlib.util.find_spec("blackjax") is not None:
         import jax.numpy as jnp

@@ -9,8 +9,9 @@ from scipy.integrate import quad
 from torch import Generator
 from torch.distributions import Categorical, Dirichlet, Independent, MultivariateNormal, Normal
 
-from scorefield.calculus import PerSample, score_of
+from scorefield.calculus import PerSample, divergence, score_of
 from scorefield.densities import TOYS, Curve, Gaussian, GaussianMixture, Rings, TwoMoons, known, toy
+from scorefield.fields import at
 from scorefield.noise import VE, VP, Cosine, SubVP
 
 NOISES = (VE(0.01, 5.0), VP(), SubVP(), Cosine())
@@ -64,6 +65,45 @@ def test_the_score_of_a_mixture_is_the_responsibility_weighted_sum_and_not_the_p
     close(law.log_density(x), log_joint.logsumexp(0), 1e-12)
     close(law.score(x), (log_joint.softmax(0)[..., None] * scores).sum(0), 1e-11)
     assert (law.score(x) - scores.sum(0)).abs().max() > 1
+
+
+@pytest.mark.parametrize("law", [spread_mixture(), spread_mixture(8), Gaussian([1.0, -2.0], [[2.0, 0.5], [0.5, 1.0]])])
+def test_the_divergence_of_a_mixture_is_that_of_its_derivatives(law):
+    """The closed form against the sum over the basis, near the components and far away; of a Gaussian it is -tr P."""
+    x = 3 * normal(40, len(law.mean))
+    s, exact = law.with_divergence(x)
+    generic, div, how = divergence(lambda at: law.score(at), x, explain=True)
+    assert how.products == len(law.mean)
+    close(s, generic, 1e-12)
+    close(exact, div, 1e-10)
+    if isinstance(law, Gaussian):
+        close(exact, -torch.linalg.inv(law.covariance).trace().expand(40), 1e-12)
+
+
+@pytest.mark.parametrize("noise", NOISES)
+def test_the_noisy_score_carries_its_divergence_at_any_time(noise):
+    """One time, or one per sample; through `at`, `divergence` finds it and takes no product with the Jacobian."""
+    law, x = spread_mixture(), 2 * normal(40, 3)
+    score = law.noisy_score(noise)
+    for t in (
+        torch.tensor(0.4, dtype=torch.float64),
+        torch.linspace(noise.t_min, noise.t_max, 40, dtype=torch.float64),
+    ):
+        s, exact, how = divergence(at(score, t), x, explain=True)
+        assert how.products == 0
+        generic, div = divergence(lambda at, t=t: score(at, t), x)
+        close(s, generic, 1e-12)
+        close(exact, div, 1e-10)
+
+
+def test_the_closed_divergence_can_be_differentiated():
+    """Its gradient against central differences: samplers and objectives may ask for it."""
+    law, x, h = spread_mixture(), normal(5, 3).requires_grad_(), 1e-5
+    (slope,) = torch.autograd.grad(law.with_divergence(x)[1].sum(), x)
+    with torch.no_grad():
+        for i, e in enumerate(torch.eye(3, dtype=torch.float64)):
+            step = (law.with_divergence(x + h * e)[1] - law.with_divergence(x - h * e)[1]) / (2 * h)
+            close(slope[:, i], step, 1e-6)
 
 
 @pytest.mark.parametrize("width", [0.03, 0.1, 1.0])

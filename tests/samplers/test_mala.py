@@ -155,6 +155,15 @@ def test_bad_arguments_are_refused():
         chain(MALA(0.1, torch.ones(3)), GAUSSIAN, normal(4, 2), steps=1)
 
 
+def test_where_the_density_is_not_a_number_no_move_is_accepted():
+    """NaN above 1: every state stays below, and a refused move counts as a divergence of acceptance 0."""
+    half = score_of(lambda x: torch.where(x[:, 0] < 1, -x[:, 0].square() / 2, math.nan))
+    for kernel in (MALA(0.5), HMC(0.7, 2)):
+        samples = chain(kernel, half, -normal(200, 1).abs(), steps=20, keep=1, generator=Generator().manual_seed(0))
+        assert (samples.path < 1).all() and samples.divergences.sum() > 0
+        assert (samples.info["acceptance"][samples.info["divergent"]] == 0).all()
+
+
 def test_outside_the_support_is_never_entered_and_no_start():
     """A half line, log-density -inf below 0: every state stays above; a start below is named."""
     half = score_of(lambda x: torch.where(x[:, 0] > 0, -x[:, 0], -math.inf))

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from numpy.polynomial import chebyshev, hermite_e
 from scipy.linalg import solve_discrete_lyapunov
 from torch import Generator
 
@@ -105,6 +106,43 @@ def test_the_bias_of_langevin_on_a_quartic_is_of_order_one():
         errors.append(abs((power[175] @ grid[:, 0] ** 2).item() - exact))
     slope = np.polyfit(np.log(steps), np.log(errors), 1)[0]
     assert abs(slope - 1) < 0.1
+
+
+def moments_of_the_stationary_law(kernel, score, n=28, nodes=16):
+    r"""$E x^2$ and $E x^4$ under the law of (x, v) that the code's move keeps, without noise.
+
+    The operator $f \mapsto E f(x', v')$ on polynomials of degree n - 1 in x and v, Chebyshev nodes on [-3.2, 3.2] and
+    [-5.5, 5.5], the noise by Gauss-Hermite quadrature. Its stationary law puts weights on the nodes.
+    """
+    half = np.cos(np.pi * (np.arange(n) + 0.5) / n)
+    inverse = np.linalg.inv(chebyshev.chebvander(half, n - 1))
+    x, v = (torch.from_numpy(a.reshape(-1, 1).copy()) for a in np.meshgrid(3.2 * half, 5.5 * half, indexing="ij"))
+    z, weights = hermite_e.hermegauss(nodes)
+    operator = np.zeros((n * n, n * n))
+    for node, weight in zip(z, weights / weights.sum(), strict=True):
+        new, _ = kernel.advance(score, Phase(x, v, score(x)), generator=Given([node]))
+        ends = ((new.x, 3.2), (new.velocity, 5.5))
+        a, b = (chebyshev.chebvander(at.numpy()[:, 0].clip(-r, r) / r, n - 1) @ inverse for at, r in ends)
+        operator += weight * (a[:, :, None] * b[:, None, :]).reshape(operator.shape)
+    system = np.eye(n * n) - operator.T
+    system[0] = 1  # the weights sum to 1
+    law = np.linalg.solve(system, np.eye(n * n)[0])
+    return law @ x.numpy()[:, 0] ** 2, law @ x.numpy()[:, 0] ** 4
+
+
+@pytest.mark.parametrize(("friction", "steps", "order"), [(1.0, (0.2, 0.14, 0.1), 2), (1000.0, (0.2, 0.16, 0.13), 4)])
+def test_the_bias_of_baoab_in_a_double_well_has_its_order(friction, steps, order):
+    r"""With $p \propto e^{x^2/2 - x^4/4}$: the slope of the error of $E x^2$ is 2 ± 0.1, and that of $E x^4$ too.
+
+    At high friction BAOAB is the scheme of Leimkuhler & Matthews with the step $h^2/2$, of order 2 in it: the slope of
+    the error of $E x^2$ is 4 ± 0.1 in h.
+    """
+    grid = np.linspace(-8, 8, 20_001)
+    weight = np.exp(grid**2 / 2 - grid**4 / 4)
+    exact = [(weight @ grid**k) / weight.sum() for k in (2, 4)]
+    found = np.array([moments_of_the_stationary_law(Underdamped(h, friction), lambda x: x - x**3) for h in steps])
+    slopes = np.polyfit(np.log(steps), np.log(abs(found - exact)), 1)[0]
+    assert (abs(slopes - order)[: 4 // order] < 0.1).all(), slopes
 
 
 def test_one_move_is_its_formula_and_at_high_friction_the_scheme_of_leimkuhler_and_matthews():

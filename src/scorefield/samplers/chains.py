@@ -90,7 +90,8 @@ def chain(
         if keep is not None and k % keep == 0:
             path.append(x.clone())
     kept = None if keep is None else torch.stack(path) if path else x.new_empty((0, *x.shape))
-    return Samples(x, kept, infos[0] if totals and infos else gather(infos), score.calls, steps, watch.report())
+    info = infos[0] if totals and infos else gather(infos)
+    return Samples(x.contiguous(), kept, info, score.calls, steps, watch.report())
 
 
 def gather(infos: list[Info]) -> Info:

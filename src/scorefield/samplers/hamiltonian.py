@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from scorefield.calculus import Generator, Score, expand, inner, rand_rows, randn_like
@@ -73,20 +72,19 @@ class HMC:
         """A trajectory, then accept or stay."""
         z = randn_like(state.x, generator)
         new, p = self.trajectory(target, state, self._metric.momentum(z), self._step_size(state.x, generator))
-        log_ratio = (inner(z, z) - inner(p, self._metric.apply(p))) / 2
+        log_ratio = (inner(z, z) - inner(p, self._metric.apply(p))).div_(2)
         return metropolis(target, state, new, log_ratio, self.adjust, self.nodes, generator)
 
     def trajectory(
         self, target: Score, state: Evaluated, p: Tensor, step_size: float | Tensor
     ) -> tuple[Evaluated, Tensor]:
         """L leapfrog steps from `state` with momentum p (B, *D): reversible, and it keeps volume."""
-        x, half = state.x, step_size / 2
-        p = _moved(p, half, state.score)
+        x, p, half = state.x.clone(), p.clone(), step_size / 2
+        _move(p, half, state.score)
         for _ in range(self.steps - 1):
-            x = _moved(x, step_size, self._metric.apply(p))
-            p = _moved(p, step_size, target(x))
-        new = evaluate(target, _moved(x, step_size, self._metric.apply(p)), self.adjust)
-        return new, _moved(p, half, new.score)
+            _move(p, step_size, target(_move(x, step_size, self._metric.apply(p))))
+        new = evaluate(target, _move(x, step_size, self._metric.apply(p)), self.adjust)
+        return new, _move(p, half, new.score)
 
     def _step_size(self, x: Tensor, generator: Generator) -> float | Tensor:
         if self.jitter == 0:
@@ -94,6 +92,6 @@ class HMC:
         return expand(self.step_size * (1 + self.jitter * (2 * rand_rows(x, generator) - 1)), x)
 
 
-def _moved(a: Tensor, step_size: float | Tensor, b: Tensor) -> Tensor:
-    """The sum a + step_size * b, in one pass."""
-    return a.add(b, alpha=step_size) if not isinstance(step_size, Tensor) else torch.addcmul(a, step_size, b)
+def _move(a: Tensor, step_size: float | Tensor, b: Tensor) -> Tensor:
+    """Add step_size * b to a, in place and in one pass."""
+    return a.addcmul_(step_size, b) if isinstance(step_size, Tensor) else a.add_(b, alpha=step_size)

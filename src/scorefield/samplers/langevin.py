@@ -86,6 +86,8 @@ class Langevin:
         """Move the state, in place."""
         h, z = self.step_size, refill(state.noise, state.x, generator)
         s = target(state.x)
+        if s.stride() != state.x.stride():  # take on the layout of the score: sums of the same layout are fast
+            state.x = torch.empty_like(s).copy_(state.x)
         state.x.add_(self._metric.apply(s), alpha=h).add_(self._metric.root(z), alpha=math.sqrt(2 * h))
         return state, {}
 

@@ -24,10 +24,11 @@ ADJUSTMENTS = ("density", "line")
 class MALA:
     r"""Metropolis-adjusted Langevin: a Langevin move, accepted so that the law is exactly invariant.
 
-    With $x' = x + h\,P s(x) + \sqrt{2h}\,L z$ and $z' = -z - \sqrt{h/2}\,L^\top(s(x) + s(x'))$, the noise of the way
-    back, the move is accepted with probability $\min(1, e^a)$,
+    With $x' = x + h\,P s(x) + \sqrt{2h}\,L z$ and $z' = -z - c\,g$, the noise of the way back, $c = \sqrt{h/2}$ and
+    $g = L^\top(s(x) + s(x'))$, the move is accepted with probability $\min(1, e^a)$,
 
-    $$ a = \log p(x') - \log p(x) + \tfrac12 |z|^2 - \tfrac12 |z'|^2 . $$
+    $$ a = \log p(x') - \log p(x) + \tfrac12 |z|^2 - \tfrac12 |z'|^2
+         = \log p(x') - \log p(x) - c\,g^\top(z + \tfrac c2 g) . $$
 
     `adjust="line"` takes a score without a density, such as a learned one: see `line_integral`. It is exact only for
     a gradient field; `info["loop"]` then reports how far the field is from one, see `circulation`.
@@ -68,10 +69,10 @@ class MALA:
     def advance(self, target: Score, state: Evaluated, *, generator: Generator = None) -> tuple[Evaluated, Info]:
         """Propose, then accept or stay."""
         x, s, h, z = state.x, state.score, self.step_size, randn_like(state.x, generator)
-        proposed = x + h * self._metric.apply(s) + math.sqrt(2 * h) * self._metric.root(z)
+        proposed = torch.add(x, self._metric.apply(s), alpha=h).add_(self._metric.root(z), alpha=math.sqrt(2 * h))
         new = evaluate(target, proposed, self.adjust)
-        z_back = z + math.sqrt(h / 2) * self._metric.transposed_root(s + new.score)  # -z'
-        log_ratio = (inner(z, z) - inner(z_back, z_back)) / 2
+        c, g = math.sqrt(h / 2), self._metric.transposed_root(s + new.score)
+        log_ratio = inner(g, torch.add(z, g, alpha=c / 2)).mul_(-c)
         return metropolis(target, state, new, log_ratio, self.adjust, self.nodes, generator)
 
 
@@ -115,9 +116,10 @@ def metropolis(
         info["loop"] = circulation(target, old.x, new.x, nodes=nodes, generator=generator)
     else:
         log_ratio = log_ratio + (new.log_density - old.log_density)
-    probability = log_ratio.clamp(max=0).exp().nan_to_num(nan=0.0)
+    log_ratio = log_ratio.nan_to_num(nan=-math.inf, posinf=math.inf, neginf=-math.inf)
+    probability = log_ratio.clamp(max=0).exp_()
     accepted = rand_rows(old.x, generator) < probability
-    info |= {"acceptance": probability, "divergent": ~(log_ratio >= -1000)}
+    info |= {"acceptance": probability, "divergent": log_ratio < -1000}
     chosen = accepted.reshape(-1, *(1,) * (old.x.ndim - 1))
     at, score = torch.where(chosen, new.x, old.x), torch.where(chosen, new.score, old.score)
     if old.log_density is None or new.log_density is None:
