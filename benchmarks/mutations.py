@@ -308,14 +308,14 @@ MUTANTS = [
     *of(
         "samplers/metropolis.py",
         "samplers/test_mala.py",
-        ("the drift's sign", "proposed = x + h *", "proposed = x - h *"),
-        ("the root of 2 is lost", "math.sqrt(2 * h) * self._metric.root(z)", "math.sqrt(h) * self._metric.root(z)"),
         (
-            "the proposal's densities are forgotten",
-            "log_ratio = (inner(z, z) - inner(z_back, z_back)) / 2",
-            "log_ratio = 0 * (inner(z, z) - inner(z_back, z_back)) / 2",
+            "the drift's sign",
+            "torch.add(x, self._metric.apply(s), alpha=h)",
+            "torch.add(x, self._metric.apply(s), alpha=-h)",
         ),
-        ("the proposal's ½ is lost", "inner(z_back, z_back)) / 2", "inner(z_back, z_back))"),
+        ("the root of 2 is lost", "alpha=math.sqrt(2 * h))", "alpha=math.sqrt(h))"),
+        ("the proposal's densities are forgotten", ".mul_(-c)", ".mul_(0)"),
+        ("the proposal's ½ is lost", "alpha=c / 2", "alpha=c"),
         ("old and new change places", "(new.log_density - old.log_density)", "(old.log_density - new.log_density)"),
         (
             "what is refused is taken",
@@ -327,10 +327,17 @@ MUTANTS = [
     *of(
         "samplers/hamiltonian.py",
         "samplers/test_hmc.py",
-        ("the first half kick is whole", "p = _moved(p, half, state.score)", "p = _moved(p, step_size, state.score)"),
-        ("the kinetic energy's ½ is lost", "inner(p, self._metric.apply(p))) / 2", "inner(p, self._metric.apply(p)))"),
+        ("the first half kick is whole", "_move(p, half, state.score)", "_move(p, step_size, state.score)"),
+        ("the kinetic energy's ½ is lost", ".div_(2)", ""),
         ("one step too many", "for _ in range(self.steps - 1):", "for _ in range(self.steps):"),
-        ("kicks against the score", "p = _moved(p, step_size, target(x))", "p = _moved(p, -step_size, target(x))"),
+        ("kicks against the score", "_move(p, step_size, target(", "_move(p, -step_size, target("),
+    ),
+    *of(
+        "densities/prepared.py",
+        "test_prepared.py",
+        ("powers of 2 are taken for those of e", "alpha=0.5 / math.log(2)", "alpha=0.5"),
+        ("the exponent's ½ is lost", "(squares / (-2 * math.log(2)))", "(squares / (-1 * math.log(2)))"),
+        ("the score is not normalised", "(sums[:-1] / sums[-1]).T", "sums[:-1].T"),
     ),
     *of(
         "samplers/underdamped.py",
@@ -391,7 +398,7 @@ MUTANTS = [
         "samplers/stochastic.py",
         "samplers/test_orders.py",
         ("DDIM: the noise comes on top", "math.sqrt(sigma_s**2 - c2)", "math.sqrt(sigma_s**2)"),
-        ("stochastic Heun: half the rate", "rate=2.0)", "rate=1.0)"),
+        ("stochastic Heun: the second value is lost", "(first, second)), None", "(first,)), None"),
         ("churn: the deviations' difference", "(sigma / alpha) ** 2 - ratio**2", "(sigma / alpha - ratio) ** 2"),
     ),
     *of(
@@ -408,12 +415,17 @@ MUTANTS = [
             "(there.scale / here.scale) * x\n    for",
             "(here.scale / there.scale) * x\n    for",
         ),
-        ("UniPC: no correction", "x = x + (better - memory.arrived)", "x = x + 0 * (better - memory.arrived)"),
+        (
+            "UniPC: no correction",
+            "better if x is memory.arrived else x + (better - memory.arrived)",
+            "x",
+        ),
+        ("SDE by velocity: half the drift", "alpha=2 * lift * weight", "alpha=lift * weight"),
     ),
     *of(
         "samplers/tables.py",
         "samplers/test_orders.py",
         ("moments: the sign of the recursion", "1 - n / h * moments[-1]", "1 + n / h * moments[-1]"),
-        ("moments: the sign of the series", "term *= -h / (n + 1 + k)", "term *= h / (n + 1 + k)"),
+        ("moments: the sign of the series", "term *= -h / (count + k)", "term *= h / (count + k)"),
     ),
 ]

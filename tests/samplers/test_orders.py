@@ -51,6 +51,8 @@ WEAK = [
     lambda n: DDIM(0.5),
     lambda n: SDEDPMSolver(1),
     lambda n: SDEDPMSolver(2),
+    lambda n: SDEDPMSolver(1, "velocity"),
+    lambda n: SDEDPMSolver(2, "velocity"),
     lambda n: StochasticHeun(),
     lambda n: ChurnedHeun(churn=3.0, steps=n),
 ]
@@ -131,15 +133,34 @@ def test_consistent_sampling_with_a_fixed_fraction_does_not_converge(noise):
         assert 0.05 < abs(variance / (alpha**2 * VARIANCE + sigma**2) - 1) < 0.5
 
 
-LAWFUL = [DPMSolver(2), DPMSolver(3), *(UniPC(k) for k in (1, 2, 3)), UniPC(3, predicts="velocity")]
+LAWFUL = [
+    (Heun(), 32),
+    (DPMSolver(2), 64),
+    (DPMSolver(3), 63),
+    *((UniPC(k), 64) for k in (1, 2, 3)),
+    (UniPC(3, predicts="velocity"), 64),
+    (SDEDPMSolver(2), 64),
+    (SDEDPMSolver(2, "velocity"), 64),
+    (StochasticHeun(), 32),
+    (ChurnedHeun(churn=0.3, steps=32), 32),
+]
 
 
-@EACH
-@pytest.mark.parametrize("predictor", LAWFUL, ids=str)
-def test_sixty_four_calls_keep_the_variance_of_data_of_any_width(noise, predictor):
+@pytest.mark.parametrize("noise", [*NOISES, VE(0.01, 50.0)], ids=str)
+@pytest.mark.parametrize(("predictor", "steps"), LAWFUL, ids=str)
+def test_sixty_four_calls_keep_the_variance_of_data_of_any_width(noise, predictor, steps):
     """On the default grid the ratio to the exact variance lies within 1 ± 0.02 for data of sd 0.1, 0.5, 1, 2."""
-    times = time_grid(noise, 64 - int(predictor == DPMSolver(3)))
+    times = time_grid(noise, steps, predictor)
     for width in (0.1, 0.5, 1.0, 2.0):
         alpha, sigma = levels_of(noise, times[-1])
         _, variance = moments(predictor, noise, times, width**2)
         assert variance / (alpha**2 * width**2 + sigma**2) == pytest.approx(1, abs=0.02)
+
+
+@EACH
+@pytest.mark.parametrize("predictor", [SDEDPMSolver(2, "velocity"), StochasticHeun()], ids=str)
+def test_the_sde_by_its_velocity_keeps_unit_variance_whatever_the_steps(noise, predictor):
+    """Four uneven steps from t_max to 0.01 carry the variance of unit Gaussians exactly."""
+    times = torch.tensor([1.0, 0.9, 0.4, 0.3, 0.01], dtype=torch.float64)
+    alpha, sigma = levels_of(noise, 0.01)
+    assert moments(predictor, noise, times, variance=1.0)[1] == pytest.approx(alpha**2 + sigma**2, rel=1e-10)

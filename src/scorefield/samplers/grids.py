@@ -15,15 +15,16 @@ from torch import Tensor
 from scorefield.checks import check_choice, check_count, check_positive
 from scorefield.noise import Noise
 
-SPACINGS = ("time", "log-sigma", "log-snr", "rho", "angle", "root-angle")
+SPACINGS = ("time", "log-sigma", "log-snr", "rho", "angle", "root-angle", "band")
 Measure = Callable[[Tensor], Tensor]
 
 
 def time_grid(
     noise: Noise,
     n: int,
+    predictor: object = None,
     *,
-    spacing: str | Measure = "root-angle",
+    spacing: str | Measure | None = None,
     rho: float = 7.0,
     start: float | None = None,
     end: float | None = None,
@@ -37,13 +38,15 @@ def time_grid(
     | `"log-snr"` | $\log(\alpha/\sigma)$, DPM-Solver's |
     | `"rho"` | $\bar\sigma^{1/\rho}$, EDM's, as `noise.rho_times` |
     | `"angle"` | $\arctan\bar\sigma$, the angle in which noise turns into data of unit variance |
-    | `"root-angle"` | $\arctan \bar\sigma^{1/4}$: log-SNR near $\bar\sigma = 1$, coarser at both ends |
+    | `"root-angle"` | $\arctan\,(6\bar\sigma)^{2/5}$: log-SNR near $\bar\sigma = 1/6$, coarser at both ends |
+    | `"band"` | $\log\frac{1 + 20\bar\sigma}{20 + \bar\sigma}$: log-SNR between 1/20 and 20, little beyond |
     | a function of t | its value; it must increase with t |
 
     Args:
         noise: the schedule.
         n: how many steps, >= 1.
-        spacing: a name or a function (n,) -> (n,).
+        predictor: what the grid is for; a predictor may name the `spacing` that suits it, as `Heun` does `"band"`.
+        spacing: a name or a function (n,) -> (n,); None for the predictor's own, else `"root-angle"`.
         rho: $\rho$ > 0 of `"rho"`.
         start: first time; None for t_max.
         end: last time; None for t_min.
@@ -61,7 +64,8 @@ def time_grid(
     first, last = noise.t_max if start is None else start, noise.t_min if end is None else end
     if not noise.t_min <= last < first <= noise.t_max:
         raise ValueError(f"times must decrease within [{noise.t_min:g}, {noise.t_max:g}], got {first:g} to {last:g}")
-    measure = _measure(noise, spacing, rho) if isinstance(spacing, str) else spacing
+    chosen = getattr(predictor, "spacing", "root-angle") if spacing is None else spacing
+    measure = _measure(noise, chosen, rho) if isinstance(chosen, str) else chosen
     ends = torch.tensor([first, last], dtype=torch.float64)
     high, low = measure(ends).tolist()
     if not (math.isfinite(high) and math.isfinite(low) and low < high):
@@ -97,8 +101,10 @@ def _measure(noise: Noise, spacing: str, rho: float) -> Measure:
         return lambda t: noise.sigma(t).log() - noise.alpha(t).log()
     if spacing == "rho":
         return lambda t: (noise.sigma(t) / noise.alpha(t)) ** (1 / rho)
-    power = 1.0 if spacing == "angle" else 0.25
-    return lambda t: torch.atan((noise.sigma(t) / noise.alpha(t)) ** power)
+    if spacing == "band":
+        return lambda t: ((noise.alpha(t) + 20 * noise.sigma(t)) / (20 * noise.alpha(t) + noise.sigma(t))).log()
+    centre, power = (1.0, 1.0) if spacing == "angle" else (6.0, 0.4)
+    return lambda t: torch.atan((centre * noise.sigma(t) / noise.alpha(t)) ** power)
 
 
 def _solve(measure: Measure, values: Tensor, low: float, high: float) -> Tensor:

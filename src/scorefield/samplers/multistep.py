@@ -26,7 +26,7 @@ from torch import Tensor
 from scorefield.calculus import Generator, NoisyScore, randn_like
 from scorefield.checks import check_choice, check_count
 from scorefield.noise import Noise
-from scorefield.samplers.tables import interpolation_weights, levels
+from scorefield.samplers.tables import cosine_weights, interpolation_weights, levels
 
 RATES = {"data": 1.0, "noise": -1.0, "velocity": 0.0}
 
@@ -48,7 +48,8 @@ class Past(NamedTuple):
     clock: float
 
 
-def _frame(predicts: str, noise: Noise, t: Tensor) -> Frame:
+def frame(predicts: str, noise: Noise, t: Tensor) -> Frame:
+    """The time t as the flow of this quantity sees it."""
     alpha, sigma = levels(noise, t)
     if predicts == "velocity":
         radius = math.hypot(alpha, sigma)
@@ -57,7 +58,7 @@ def _frame(predicts: str, noise: Noise, t: Tensor) -> Frame:
     return Frame(alpha, sigma, scale, gain, math.log(alpha / sigma))
 
 
-def _value(predicts: str, score: NoisyScore, x: Tensor, t: Tensor, at: Frame) -> Past:
+def value(predicts: str, score: NoisyScore, x: Tensor, t: Tensor, at: Frame) -> Past:
     """The quantity at (x, t): one score call."""
     s, (alpha, sigma, radius, *_) = score(x, t), at
     if predicts == "noise":
@@ -126,12 +127,12 @@ class DPMSolver:
         generator: Generator = None,
     ) -> tuple[Tensor, tuple[Past, ...]]:
         """One step from t to s."""
-        here, there = _frame(self.predicts, noise, t), _frame(self.predicts, noise, s)
+        here, there = frame(self.predicts, noise, t), frame(self.predicts, noise, s)
         rate = RATES[self.predicts]
-        past = (_value(self.predicts, score, x, t, here), *(memory or ()))[: self.degree]
+        past = (value(self.predicts, score, x, t, here), *(memory or ()))[: self.degree]
         known = past
         if memory is None and self.degree == 3 and self.start == "matched":
-            known = (*past, _value(self.predicts, score, _carried(x, here, there, past, rate), s, there))
+            known = (*past, value(self.predicts, score, _carried(x, here, there, past, rate), s, there))
         return _carried(x, here, there, known, rate), past
 
 
@@ -194,12 +195,13 @@ class UniPC:
         generator: Generator = None,
     ) -> tuple[Tensor, Predicted]:
         """Correct the step that led to t, then one step from t to s."""
-        here, there = _frame(self.predicts, noise, t), _frame(self.predicts, noise, s)
-        new = _value(self.predicts, score, x, t, here)
+        here, there = frame(self.predicts, noise, t), frame(self.predicts, noise, s)
+        new = value(self.predicts, score, x, t, here)
         past = (new,)
         if memory is not None:
             better = self._through(memory.origin, memory.began, here, (*memory.past, new))
-            x = x + (better - memory.arrived)  # what a hook did to the state in between is kept
+            # what a hook did to the state in between is kept
+            x = better if x is memory.arrived else x + (better - memory.arrived)
             past = (new, *memory.past)[: self.degree]
         arrived = self._through(x, here, there, past)
         return arrived, Predicted(past, x, here, arrived)
@@ -223,21 +225,31 @@ class SDEDPMSolver:
     $$ x_s = \frac{\sigma_s}{\sigma_t} e^{-h}\,x_t + \alpha_s \int_0^h 2 e^{-2(h-u)} P(u)\,du
        + \sigma_s \sqrt{1 - e^{-2h}}\,z $$
 
-    with P the polynomial through the last k values of $\hat x_0$. k = 1 is `Ancestral`. k = 2 is
-    measured to be of weak order 2 on Gaussians (mean and variance, carried exactly); for other laws that is not proved.
+    with P the polynomial through the last k values of $\hat x_0$; k = 1 is `Ancestral`. With `predicts="velocity"` the
+    same SDE is solved by a polynomial through values of $\hat v$,
+
+    $$ \frac{\cos\theta_s}{r_s}\,x_s = \frac{\cos\theta_t}{r_t}\,x_t
+       + 2 \int_{\theta_t}^{\theta_s} \cos\theta\,P(\theta)\,d\theta
+       + \sqrt{\sin(\theta_t - \theta_s)\,\sin(\theta_t + \theta_s)}\,z, $$
+
+    which is exact for unit Gaussians. k = 2 is measured to be of weak order 2 on Gaussians (mean and variance, carried
+    exactly); for other laws that is not proved.
 
     Args:
         degree: k = 1 or 2.
+        predicts: `"data"` or `"velocity"`.
 
-    Source: Lu et al. 2022 (arXiv:2211.01095), appendix A (SDE-DPM-Solver++(2M)).
+    Source: Lu et al. 2022 (arXiv:2211.01095), appendix A (SDE-DPM-Solver++(2M)); the velocity's form is derived here.
     """
 
     degree: int = 2
+    predicts: str = "data"
     stochastic: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        """Refuse degrees other than 1 and 2."""
+        """Refuse degrees other than 1 and 2 and unknown names."""
         _check_degree(self.degree, 2)
+        check_choice("predicts", self.predicts, ("data", "velocity"))
 
     @property
     def order(self) -> int:
@@ -256,11 +268,24 @@ class SDEDPMSolver:
         generator: Generator = None,
     ) -> tuple[Tensor, tuple[Past, ...]]:
         """One step from t down to s."""
-        here, there = _frame("data", noise, t), _frame("data", noise, s)
-        past = (_value("data", score, x, t, here), *(memory or ()))[: self.degree]
+        here, there = frame(self.predicts, noise, t), frame(self.predicts, noise, s)
+        past = (value(self.predicts, score, x, t, here), *(memory or ()))[: self.degree]
+        if self.predicts == "velocity":
+            return reversed_velocity(x, randn_like(x, generator), here, there, past), past
         h = there.clock - here.clock
         mean = _carried(math.exp(-h) * x, here, there, past, rate=2.0)
         return torch.add(mean, randn_like(x, generator), alpha=there.sigma * math.sqrt(-math.expm1(-2 * h))), past
+
+
+def reversed_velocity(x: Tensor, z: Tensor, here: Frame, there: Frame, known: tuple[Past, ...]) -> Tensor:
+    """The reverse SDE from here down to there, along the line through one or two velocities, with the noise z."""
+    (alpha_t, _, r_t, _, angle_t), (alpha_s, _, r_s, _, angle_s) = here, there
+    lift = r_s**2 / alpha_s
+    spread = lift * math.sqrt(math.sin(angle_t - angle_s) * math.sin(angle_t + angle_s))
+    moved = torch.add((lift * alpha_t / r_t**2) * x, z, alpha=spread)
+    for weight, past in zip(cosine_weights(angle_t, angle_s, [p.clock for p in known]), known, strict=True):
+        moved = torch.add(moved, past.value, alpha=2 * lift * weight)
+    return moved
 
 
 def _check_degree(degree: int, most: int) -> None:

@@ -85,10 +85,12 @@ class Heun:
     $$ \bar x_s = \bar x_t + \tfrac12 (\bar\sigma_s - \bar\sigma_t)
        \left[\hat\epsilon(x_t, t) + \hat\epsilon(x_s^{Euler}, s)\right] $$
 
-    Two score calls a step. With fresh noise on the way: `ChurnedHeun`.
+    Two score calls a step. With fresh noise on the way: `ChurnedHeun`. In $\bar\sigma$ it needs short steps where noise
+    and data are alike and hardly any beyond: `time_grid(noise, n, Heun())`.
     """
 
     order: ClassVar[int] = 2
+    spacing: ClassVar[str] = "band"
 
     def step(
         self,

@@ -22,8 +22,9 @@ from torch import Tensor
 from scorefield.calculus import Generator, NoisyScore, randn_like
 from scorefield.checks import check_between, check_choice, check_count, check_non_negative, check_positive
 from scorefield.noise import Noise
+from scorefield.samplers.multistep import frame, reversed_velocity, value
 from scorefield.samplers.predictors import Heun
-from scorefield.samplers.tables import interpolation_weights, levels, rates
+from scorefield.samplers.tables import levels, raised, rates
 
 
 @dataclass(frozen=True)
@@ -178,16 +179,20 @@ class DDPM:
 
 @dataclass(frozen=True)
 class StochasticHeun:
-    r"""The reverse SDE with weak order 2: an ancestral step, then the trapezoidal rule with the same noise.
+    r"""The reverse SDE with weak order 2: a first-order step, then the trapezoidal rule with the same noise.
 
-    $$ x_s = \frac{\sigma_s}{\sigma_t} e^{-h}\,x_t + \alpha_s \int_0^h 2 e^{-2(h-u)} P(u)\,du
-       + \sigma_s \sqrt{1 - e^{-2h}}\,z, \qquad h = \lambda_s - \lambda_t, $$
+    With $r^2 = \alpha^2 + \sigma^2$, $\tan\theta = \sigma/\alpha$ and the velocity
+    $\hat v = (\alpha\hat\epsilon - \sigma\hat x_0)/r$
 
-    with P the line through $\hat x_0(x_t, t)$ and $\hat x_0(x_s^{anc}, s)$ of the ancestral step made with z. Two
-    score calls a step.
+    $$ \frac{\cos\theta_s}{r_s}\,x_s = \frac{\cos\theta_t}{r_t}\,x_t
+       + 2 \int_{\theta_t}^{\theta_s} \cos\theta\,P(\theta)\,d\theta
+       + \sqrt{\sin(\theta_t - \theta_s)\,\sin(\theta_t + \theta_s)}\,z, $$
 
-    Source: the Runge–Kutta method of weak order 2 for additive noise (Kloeden & Platen 1992, section 15.1), in
-    exponential form.
+    with P the line through $\hat v(x_t, t)$ and $\hat v(x'_s, s)$, $x'_s$ by P constant and the same z. Exact for unit
+    Gaussians; two score calls a step.
+
+    Source: the Runge–Kutta method of weak order 2 for additive noise (Kloeden & Platen 1992, section 15.1), in the
+    form of `SDEDPMSolver(predicts="velocity")`.
     """
 
     order: ClassVar[int] = 2
@@ -205,15 +210,11 @@ class StochasticHeun:
         generator: Generator = None,
     ) -> tuple[Tensor, None]:
         """One step from t down to s."""
-        (alpha_t, sigma_t), (alpha_s, sigma_s) = levels(noise, t), levels(noise, s)
-        h = math.log(alpha_s / sigma_s) - math.log(alpha_t / sigma_t)
-        z = randn_like(x, generator)
-        kept = torch.add((sigma_s / sigma_t * math.exp(-h)) * x, z, alpha=sigma_s * math.sqrt(-math.expm1(-2 * h)))
-        first = torch.add(x, score(x, t), alpha=sigma_t**2) / alpha_t
-        arrived = torch.add(kept, first, alpha=-alpha_s * math.expm1(-2 * h))
-        second = torch.add(arrived, score(arrived, s), alpha=sigma_s**2) / alpha_s
-        w_first, w_second = interpolation_weights(h, [0.0, h], rate=2.0)
-        return kept + (alpha_s * w_first) * first + (alpha_s * w_second) * second, None
+        here, there, z = frame("velocity", noise, t), frame("velocity", noise, s), randn_like(x, generator)
+        first = value("velocity", score, x, t, here)
+        arrived = reversed_velocity(x, z, here, there, (first,))
+        second = value("velocity", score, arrived, s, there)
+        return reversed_velocity(x, z, here, there, (first, second)), None
 
 
 @dataclass(frozen=True)
@@ -243,6 +244,7 @@ class ChurnedHeun:
     s_max: float = math.inf
     s_noise: float = 1.0
     order: ClassVar[int] = 2
+    spacing: ClassVar[str] = "band"
     stochastic: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -270,10 +272,10 @@ class ChurnedHeun:
         ratio = sigma_t / alpha_t
         if self.churn > 0 and self.s_min <= ratio <= self.s_max:
             gamma = min(self.churn / self.steps, math.sqrt(2) - 1)
-            raised = noise.time_at(torch.tensor((1 + gamma) * ratio, dtype=torch.float64))
-            alpha, sigma = levels(noise, raised)
+            t = raised(noise, t, 1 + gamma)
+            alpha, sigma = levels(noise, t)
             spread = alpha * self.s_noise * math.sqrt(max((sigma / alpha) ** 2 - ratio**2, 0.0))
-            x, t = torch.add((alpha / alpha_t) * x, randn_like(x, generator), alpha=spread), raised
+            x = torch.add((alpha / alpha_t) * x, randn_like(x, generator), alpha=spread)
         return Heun().step(score, noise, x, t, s)
 
 

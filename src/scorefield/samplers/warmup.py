@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,10 +18,7 @@ from scorefield.samplers.targets import Counted, Target
 class Adjusted(Protocol):
     """A kernel that can be tuned: a dataclass with a step size and a preconditioner that reports its acceptance."""
 
-    @property
-    def target_acceptance(self) -> float:
-        """The acceptance at which it works best."""
-        ...
+    target_acceptance: ClassVar[float]
 
     @property
     def step_size(self) -> float:
