@@ -48,6 +48,7 @@ bench: setup ## the benchmarks, each printed as ratios in one run
 	PYTHONPATH=.peers $(BIN)/python benchmarks/divergence.py
 	PYTHONPATH=.peers $(BIN)/python benchmarks/samplers.py
 	PYTHONPATH=.peers $(BIN)/python benchmarks/solvers.py
+	PYTHONPATH=.peers $(BIN)/python benchmarks/likelihood.py
 	PYTHONPATH=.peers $(BIN)/python benchmarks/peers.py
 
 clean: ## remove what the build leaves behind (not runs/)

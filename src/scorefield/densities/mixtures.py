@@ -76,6 +76,10 @@ class GaussianMixture:
         """The score (B, d) and the log-density (B,), from the same terms."""
         return self._spectra.with_log_density(x)
 
+    def with_divergence(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        r"""The score (B, d) and its divergence $\operatorname{tr} \nabla s$ (B,), in closed form."""
+        return self._spectra.with_divergence(x)
+
     def prepared(self, dtype: torch.dtype = torch.float64, device: torch.device | str | None = None) -> MixtureScore:
         """The same score for many calls, as in a chain: in one precision on one device, with shorter ways.
 
@@ -143,6 +147,10 @@ class BlurredScore:
         r"""$\log p_t(x)$, shape (B,); `t` is (B,) or ()."""
         return self.spectra.log_density(x, *self._blur(x, t))
 
+    def with_divergence(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        r"""The score (B, d) and its divergence (B,) in closed form; `t` is (B,) or ()."""
+        return self.spectra.with_divergence(x, *self._blur(x, t))
+
     def _blur(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         if t.ndim:
             check_shape("t", t, (len(x),), "one time per sample, or a single one of shape ()")
@@ -165,25 +173,44 @@ class Spectra:
 
     def log_density(self, x: Tensor, alpha: Tensor | float = 1.0, sigma: Tensor | float = 0.0) -> Tensor:
         """The log-density of the mixture blurred by `alpha` and `sigma`, numbers or (B,)."""
-        log_terms, _ = self._terms(x, alpha, sigma)
+        log_terms, _, _ = self._terms(x, alpha, sigma)
         return log_terms.logsumexp(0).to(x.dtype)
 
     def score(self, x: Tensor, alpha: Tensor | float = 1.0, sigma: Tensor | float = 0.0) -> Tensor:
         """The score of the mixture blurred by `alpha` and `sigma`, numbers or (B,)."""
-        return self._score(*self._terms(x, alpha, sigma)).to(x.dtype)
+        log_terms, pull, _ = self._terms(x, alpha, sigma)
+        return self._score(log_terms.softmax(0), pull).to(x.dtype)
 
     def with_log_density(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The score and the log-density of the mixture itself."""
-        log_terms, pull = self._terms(x, 1.0, 0.0)
-        return self._score(log_terms, pull).to(x.dtype), log_terms.logsumexp(0).to(x.dtype)
+        log_terms, pull, _ = self._terms(x, 1.0, 0.0)
+        return self._score(log_terms.softmax(0), pull).to(x.dtype), log_terms.logsumexp(0).to(x.dtype)
 
-    def _score(self, log_terms: Tensor, pull: Tensor) -> Tensor:
-        weighted = log_terms.softmax(0)[:, None, :] * pull  # (K, d, B)
+    def with_divergence(
+        self, x: Tensor, alpha: Tensor | float = 1.0, sigma: Tensor | float = 0.0
+    ) -> tuple[Tensor, Tensor]:
+        r"""The score of the blurred mixture and $\operatorname{tr} \nabla s$.
+
+        With $s_k = -P_k (x - \alpha m_k)$ the score of a component, $P_k = (\alpha^2 C_k + \sigma^2 I)^{-1}$,
+
+        $$ \operatorname{tr} \nabla s = \sum_k r_k \big(\|s_k\|^2 - \operatorname{tr} P_k\big) - \|s\|^2 . $$
+        """
+        log_terms, pull, variance = self._terms(x, alpha, sigma)
+        r = log_terms.softmax(0)
+        s = self._score(r, pull)
+        own = pull.square().sum(1) - variance.reciprocal().sum(1)  # (K, B): the Laplacian of N_k over N_k
+        return s.to(x.dtype), ((r * own).sum(0) - s.square().sum(1)).to(x.dtype)
+
+    def _score(self, r: Tensor, pull: Tensor) -> Tensor:
+        weighted = r[:, None, :] * pull  # (K, d, B)
         axes = self.axes.to(pull.device).transpose(0, 1).flatten(1)  # (d, K d)
         return -(axes @ weighted.flatten(0, 1)).T
 
-    def _terms(self, x: Tensor, alpha: Tensor | float, sigma: Tensor | float) -> tuple[Tensor, Tensor]:
-        r"""$\log w_k N_k(x)$ (K, B) and $\Lambda_k^{-1} U_k^\top (x - m_k)$ (K, d, B) of the blurred components."""
+    def _terms(self, x: Tensor, alpha: Tensor | float, sigma: Tensor | float) -> tuple[Tensor, Tensor, Tensor]:
+        r"""Of each blurred component: $\log w_k N_k(x)$, $V_k^{-1} U_k^\top (x - \alpha m_k)$ (K, d, B), and $V_k$.
+
+        $V_k = \alpha^2 \Lambda_k + \sigma^2$ is (K, d, 1), or (K, d, B) where each particle has its own blur.
+        """
         check_floating("x", x)
         k, d = self.means.shape
         check_shape("x", x, (len(x), d), f"one point of {d} coordinates per row")
@@ -193,4 +220,4 @@ class Spectra:
         variance = alpha**2 * self.eigenvalues.to(x.device)[:, :, None] + sigma**2  # (K, d, 1 or B)
         pull = apart / variance
         log_scale = self.log_weights.to(x.device)[:, None] - (2 * math.pi * variance).log().sum(1) / 2
-        return log_scale - (apart * pull).sum(1) / 2, pull
+        return log_scale - (apart * pull).sum(1) / 2, pull, variance

@@ -1,12 +1,15 @@
 r"""The log-likelihood of the probability flow, with the errors of its probes and of its steps apart.
 
 Along $dx/dt = f x - \tfrac12 g^2 s(x, t)$ the density changes by $d \log p_t(x_t)/dt = -\operatorname{tr}\nabla(\cdot)$
-(Song et al. 2021, equation 39). With $c^2 = \alpha^2 v + \sigma^2$, v the data's variance, the state $y = x/c$ and the
-clock $\lambda = \log(\sigma/\alpha)$ make the flow of $N(0, vI)$ stand still, so that few steps suffice:
+(Song et al. 2021, equation 39). With $c^2 = \alpha^2 v + \sigma^2$, v the data's variance, the state $y = x/c$ and
+$\lambda = \log(\sigma/\alpha)$ make the flow of $N(0, vI)$ stand still, so that few steps suffice:
 
 $$ \frac{dy}{d\lambda} = -\frac{\sigma^2}{c}\Big(s + \frac{x}{c^2}\Big), \qquad
    \log p_0(x_0) = \log p_T(x_T) + D \log\frac{c_T}{c_0}
    - \int \Big(\sigma^2 \operatorname{tr}\nabla_x s + \frac{\sigma^2}{c^2} D\Big)\, d\lambda . $$
+
+The clock is the angle u of which $\tan u = \sigma/(\alpha\sqrt v)$, $d\lambda = 2\,du/\sin 2u$: at neither end does it
+linger where nothing happens.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from scipy.special import roots_legendre
 from torch import Tensor
@@ -33,8 +37,8 @@ class LogLikelihood:
     Attributes:
         nats: $\log p(x)$ per sample, natural logarithm, (B,), float64.
         probe_se: standard error from the random probes, (B,); 0 for the exact divergence, nan for one probe.
-        step_error: how much the answer moved when every step was halved, (B,): a bound on the error of the steps as
-            long as the steps resolve the flow.
+        step_error: how much steps of twice the length would have changed, added up over the steps without their
+            signs, (B,): a bound on the error of the steps, as long as they resolve the flow.
         evaluations: how many times the score was called on the batch.
     """
 
@@ -59,8 +63,8 @@ def log_likelihood(
 ) -> LogLikelihood:
     r"""The log-density of the probability flow's law at `t_min`, in nats.
 
-    The flow is followed twice: on a grid that the tolerance chose (or on half of `steps`), and on that grid with every
-    step halved. The second answer is returned; the difference of the two is `step_error`.
+    One score call a step tried, by Adams' predictor and corrector of order five. Steps of twice the length are
+    compared on the way and need no call of their own: `step_error`.
 
     Args:
         score: noise-conditional score.
@@ -69,12 +73,14 @@ def log_likelihood(
         method: `"exact"`, or `"hutchinson"`: the trace by `probes` random probes, the same all along the path.
         probes: number of probes, >= 1.
         law: law of the probes (see `calculus.probe_like`).
-        rtol: tolerance of the first grid, relative and absolute, > 0.
-        steps: an even number of steps of equal length in log(sigma/alpha), in place of the tolerance.
+        rtol: tolerance of a step, relative and absolute, > 0.
+        steps: an even number >= 2 of steps of equal length in the angle, in place of the tolerance; the first is made
+            in seven parts.
         prior: law at `t_max`, such as `noise.prior(shape, mean, variance)`; None for the law that has the given score
             there, $\log p_T(x) = -\tfrac12 c^2 \|s(0)\|^2 - \tfrac D2 \log 2\pi c^2 + \int_0^1 s(ux)^\top x\, du$
             with $c^2 = -D/\operatorname{tr}\nabla s(0)$: normal near the origin. (The plain $N(0, \sigma_T^2 I)$
-            ignores the data's own mean and variance and errs by 0.01 nats and more.)
+            ignores the data's own mean and variance and errs by 0.01 nats and more.) Scores with a label per row, as
+            `given` makes them, need a prior: the origin is one row.
         generator: source of the probes; the global one when None.
 
     Returns:
@@ -94,7 +100,9 @@ def log_likelihood(
     check_positive("rtol", rtol)
     check_count("steps", 2 if steps is None else steps, least=2)
     if steps is not None and steps % 2:
-        raise ValueError(f"steps must be even, so that the error can be seen by halving; got {steps}")
+        raise ValueError(
+            f"steps must be even, so that each two can be compared with one of twice the length; got {steps}"
+        )
     bad = (~x.isfinite()).flatten(1).any(1).nonzero().flatten().tolist()
     if bad:
         raise ValueError(f"x must be finite, got nan or infinity in rows {bad[:8]}; leave them out")
@@ -104,15 +112,13 @@ def log_likelihood(
     drawn = None if method == "exact" else torch.stack([probe_like(x, law, generator) for _ in range(probes)])
     with torch.no_grad():
         flow = Flow(score, noise, x, drawn)
-        first = solver.start(flow, flow.low, x.double() / flow.scale(flow.low))
-        if steps is None:
-            coarse, grid = solver.adaptive(first, flow.high, rtol=rtol, atol=rtol)
-        else:
-            grid = torch.linspace(flow.low, flow.high, steps // 2 + 1, dtype=torch.float64).tolist()
-            coarse = solver.along(first, grid)
-        fine = solver.along(first, solver.halved(grid))
-        answers = [flow.log_density(end, prior) for end in (fine, coarse)]
-        nats = answers[0].mean(1)
+        count = 1 if drawn is None else len(drawn)
+        z = torch.cat(
+            [x.double().flatten(1) / flow.scale(flow.low), x.new_zeros(len(x), count, dtype=torch.float64)], 1
+        )
+        walk = solver.adaptive(flow, z, rtol) if steps is None else solver.along(flow, z, steps)
+        answers = flow.log_density(walk.past.z, prior)
+        nats, step_error = answers.mean(1), walk.step_error()
     lost = (~nats.isfinite()).nonzero().flatten().tolist()
     if lost:
         raise RuntimeError(
@@ -122,50 +128,67 @@ def log_likelihood(
     if method == "exact":
         probe_se = torch.zeros_like(nats)
     else:
-        probe_se = answers[0].std(1) / math.sqrt(probes) if probes > 1 else torch.full_like(nats, math.nan)
-    return LogLikelihood(nats, probe_se, (nats - answers[1].mean(1)).abs(), flow.calls)
+        probe_se = answers.std(1) / math.sqrt(probes) if probes > 1 else torch.full_like(nats, math.nan)
+    return LogLikelihood(nats, probe_se, step_error, flow.calls)
 
 
 class Flow:
-    """The right-hand side in (lambda, y), and the log-density at its two ends."""
+    """The right-hand side on the clock, for the state z = (y, q), and the log-density at its two ends."""
 
     def __init__(self, score: NoisyScore, noise: Noise, x: Tensor, probes: Tensor | None) -> None:
-        self.score, self.noise, self.probes, self.dtype, self.calls = score, noise, probes, x.dtype, 0
-        ends = torch.tensor([noise.t_min, noise.t_max], dtype=torch.float64)
-        self.low, self.high = (noise.sigma(ends) / noise.alpha(ends)).log().tolist()
-        self._lambdas = torch.linspace(self.low, self.high, 1025, dtype=torch.float64)
-        self._times = noise.time_at(self._lambdas.exp())
-        self._times[0], self._times[-1] = noise.t_min, noise.t_max
-        alpha, sigma, _ = self._level(self.low)
-        power = x.double().square().mean().item()
-        self.variance = max(power - sigma**2, 1e-2 * power, 1e-300) / alpha**2  # only coordinates: any v is right
+        self.score, self.noise, self.probes, self.shape, self.dtype, self.calls = (
+            score,
+            noise,
+            probes,
+            x.shape,
+            x.dtype,
+            0,
+        )
+        self._own = getattr(score, "with_divergence", None)
+        first = torch.tensor(noise.t_min, dtype=torch.float64)
+        alpha, sigma, power = noise.alpha(first).item(), noise.sigma(first).item(), x.double().square().mean().item()
+        variance = max(power - sigma**2, 1e-2 * power, 1e-300) / alpha**2
+        self.width = math.sqrt(variance)  # only coordinates: any v is right
+        share = torch.cat([torch.zeros(1), torch.logspace(-8, 0, 512), torch.linspace(0, 1, 512)]).double().unique()
+        times = torch.lerp(first, torch.full_like(first, noise.t_max), share)
+        self._times = times.numpy()
+        self._clock = torch.atan2(noise.sigma(times), noise.alpha(times) * self.width).numpy()
+        self.low, self.high = self._clock[0].item(), self._clock[-1].item()
 
-    def scale(self, clock: float) -> float:
-        r"""$c = \sqrt{\alpha^2 v + \sigma^2}$ at a value of the clock $\lambda$."""
-        alpha, sigma, _ = self._level(clock)
-        return math.sqrt(alpha**2 * self.variance + sigma**2)
+    def place(self, u: float) -> solver.Place:
+        """The point of the clock next to u that its table gives: exact levels, at very nearly that u."""
+        t = torch.tensor(float(np.interp(u, self._clock, self._times)), dtype=torch.float64)
+        alpha, sigma = self.noise.alpha(t).item(), self.noise.sigma(t).item()
+        return solver.Place(math.atan2(sigma, alpha * self.width), t, alpha, sigma)
 
-    def __call__(self, clock: float, y: Tensor) -> tuple[Tensor, Tensor]:
-        r"""$dy/d\lambda$ (B, *D) and the integrand of the log-density (B, K), float64."""
-        _, sigma, t = self._level(clock)
-        c = self.scale(clock)
-        x = c * y
-        s, traces = self._traces(x.to(self.dtype), t)
-        d = y[0].numel()
-        return (-(sigma**2) / c) * (s.double() + x / c**2), -(sigma**2) * traces.double() - d * sigma**2 / c**2
+    def scale(self, u: float) -> float:
+        r"""$c = \sqrt{\alpha^2 v + \sigma^2}$ at a value of the clock."""
+        place = self.place(u)
+        return math.hypot(place.alpha * self.width, place.sigma)
 
-    def log_density(self, end: solver.State, prior: Distribution | None) -> Tensor:
-        """The log-density at the start of the flow, one answer per probe, (B, K)."""
-        d, c = end.y[0].numel(), self.scale(self.high)
-        x = c * end.y
+    def __call__(self, place: solver.Place, z: Tensor) -> tuple[Tensor, Tensor]:
+        r"""$dz/du$ (B, D + K), y first and then the integrand of the log-density, and $\nabla_y \log p$ (B, D)."""
+        c, d = math.hypot(place.alpha * self.width, place.sigma), self.shape[1:].numel()
+        y = z[:, :d]
+        s, traces = self._traces((c * y).to(self.dtype).reshape(self.shape), place.t)
+        pull = c * s.double().flatten(1)
+        gain = 2 / math.sin(2 * place.u) * place.sigma**2  # d lambda = 2 du/sin 2u
+        rate = torch.cat([(pull + y) * (-gain / c**2), (traces.double() + d / c**2) * -gain], 1)
+        return rate, pull
+
+    def log_density(self, z: Tensor, prior: Distribution | None) -> Tensor:
+        """The log-density at the start of the flow that ended at z, one answer per probe, (B, K)."""
+        d, c = self.shape[1:].numel(), self.scale(self.high)
+        x = (c * z[:, :d]).reshape(self.shape)
         at_end = self._own_law(x) if prior is None else _on(prior, x)
-        return at_end[:, None] + end.q + d * math.log(c / self.scale(self.low))
+        return at_end[:, None] + z[:, d:] + d * math.log(c / self.scale(self.low))
 
     def _own_law(self, x: Tensor) -> Tensor:
         r"""$\log p_T(x)$ from the score at t_max alone: normal at the origin, and from there along the score."""
         d, t = x[0].numel(), torch.tensor(self.noise.t_max, dtype=torch.float64)
         here = at(self.score, t)
         origin, trace = divergence(here, torch.zeros_like(x[:1]).to(self.dtype))
+        self.calls += 1
         square = -d / trace.double().item()
         if not square > 0:
             raise RuntimeError(
@@ -184,24 +207,13 @@ class Flow:
         self.calls += 1
         here = at(self.score, t)
         if self.probes is None:
-            s, trace = divergence(here, x)
+            s, trace = divergence(here, x) if self._own is None else self._own(x, t.to(x.device))
             return s, trace[:, None]
         with torch.enable_grad():
             point = x.detach().requires_grad_()
             s = here(point)
             check_score(s, x)
         return s.detach(), quadratic_forms(s, point, self.probes).T  # no graph of its own: gradients are off here
-
-    def _level(self, clock: float) -> tuple[float, float, Tensor]:
-        """Alpha, sigma and t where log(sigma/alpha) = clock: a table's cell, then three chord steps."""
-        place = (clock - self.low) / (self.high - self.low) * (len(self._times) - 1)
-        k = min(max(int(place), 0), len(self._times) - 2)
-        below, above = self._times[k], self._times[k + 1]
-        t, slope = torch.lerp(below, above, place - k), (above - below) / (self._lambdas[1] - self._lambdas[0])
-        for _ in range(3):
-            t = t + slope * (clock - (self.noise.sigma(t) / self.noise.alpha(t)).log())
-            t = t.clamp(self.noise.t_min, self.noise.t_max)
-        return self.noise.alpha(t).item(), self.noise.sigma(t).item(), t
 
 
 def _on(prior: Distribution, x: Tensor) -> Tensor:
