@@ -268,3 +268,22 @@ def test_moving_pictures_that_cannot_be_are_refused(change, message):
     given = {"paths": {"a": np.zeros((3, 2, 2))}, "file": "m.gif", "box": (-1, 1, -1, 1)} | change
     with pytest.raises(ValueError, match=message):
         moving_particles(given.pop("paths"), given.pop("file"), **given)
+
+
+def test_a_restoration_shows_what_was_seen_drawn_and_uncertain():
+    """Input, draws, mean and spread in one row; a small input is enlarged; what was not seen is mid-grey."""
+    from scorefield.plots import restoration
+
+    draws = np.stack([np.zeros((1, 4, 4)), np.ones((1, 4, 4))])
+    known = np.ones((1, 4, 4))
+    known[0, :, 2:] = 0
+    figure = restoration(np.full((1, 4, 4), 0.75), draws, known=known)
+    (axes,) = figure.axes
+    assert [t.get_text() for t in axes.texts if t.get_text()] == ["input", "draw 1", "draw 2", "mean", "spread"]
+    pixels = np.asarray(axes.images[0].get_array())
+    grey = pixels[44]  # one line of pixels through all images
+    assert grey[10, 0] == pytest.approx(0.75, abs=0.01) and grey[80, 0] == pytest.approx(0.5, abs=0.01)
+    small = restoration(np.zeros((1, 2, 2)), draws)
+    assert drawn(small).size
+    with pytest.raises(ValueError, match=r"draws must be \(n, C, H, W\) and observed \(C, H/k, W/k\)"):
+        restoration(np.zeros((1, 3, 3)), draws)

@@ -17,6 +17,10 @@ DIFFUSIONS = (
     *("ddpm", "ancestral", "churned-heun", "sde-dpm-solver", "stochastic-heun", "euler-maruyama"),
     *("predictor-corrector", "adaptive-sde", "annealed-langevin"),
 )
+FAMILIES = (
+    *("gaussian", "truncated-gaussian", "exponential", "gamma", "quartic", "graphical", "non-negative-graphical"),
+    *("von-mises-fisher", "bingham", "simplex", "boltzmann"),
+)
 SAMPLERS = (*FLOWS, *DIFFUSIONS, *KERNELS)
 
 
@@ -226,6 +230,8 @@ class SampleOptions:
         count: how many samples (-n).
         output: .npz file to write (-o); RUN/samples/… when not given.
         label: the class to draw; classes are drawn by their frequency when not given.
+        guidance: scale w of classifier-free guidance: 0 ignores the label, 1 is conditional (when not given), more
+            sharpens.
         seed: the same seed gives the same samples, whatever the batch size or the number of devices.
         sampler: heun (when not given), euler, unipc, dpm-solver, ddim, adaptive-ode; with noise on the way ddpm,
             ancestral, churned-heun, sde-dpm-solver, stochastic-heun, euler-maruyama, predictor-corrector,
@@ -241,6 +247,7 @@ class SampleOptions:
     count: int = 64
     output: str | None = None
     label: str | None = None
+    guidance: float | None = None
     seed: int = 0
     sampler: str | None = None
     steps: int | None = None
@@ -285,6 +292,70 @@ class LikelihoodOptions:
     particles: int = 1000
     seed: int = 0
     json: bool = False
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """Fit a model known up to its constant by score matching, with standard errors.
+
+    Args:
+        model: gaussian, truncated-gaussian, exponential, gamma, quartic, graphical, non-negative-graphical,
+            von-mises-fisher, bingham, simplex or boltzmann.
+        data: a .csv file with a header, an .npy or .npz file, or the name of a bundled set of vectors.
+        columns: names of the columns of a .csv to use, such as a,b,c; all when not given.
+        domain: where the data may lie: real, half-line, interval:A:B, box:A,..:B,.. or ball:C,..:R; the model's own
+            when not given.
+        level: of the confidence intervals.
+        output: .json file to write the fit to (-o).
+        json: print JSON instead of a table.
+    """
+
+    model: str
+    data: str
+    columns: str | None = None
+    domain: str | None = None
+    level: float = 0.95
+    output: str | None = None
+    json: bool = False
+
+
+@dataclass(frozen=True)
+class RestoreOptions:
+    """Restore what was masked, blurred, shrunk or made noisy: several draws of what it may have been, and their spread.
+
+    Args:
+        run: run folder written by `scorefield train`.
+        input: a file (.npy, .npz, .csv, or an image) that holds the sample; of several, --row is taken.
+        task: inpaint, denoise, deblur or superres.
+        count: how many draws (-n).
+        output: .npz file to write (-o), with a .png beside it for images; RUN/restored/… when not given.
+        row: which sample of the input.
+        degrade: the input is whole: mask, blur, shrink or make it noisy first.
+        mask: of inpaint: .npy of booleans, True where known, or what is missing: left, right, top, bottom, centre.
+        noise: standard deviation of the noise on the input, in the units of the data.
+        width: of deblur, the blur's standard deviation in pixels.
+        factor: of superres, how many times smaller the input is.
+        label: the class of the sample, where it is known.
+        method: moments, pigdm, dps or particles (exact in the limit, and slow).
+        steps: of the sampler; 30 when not given, 200 for particles.
+        seed: of the draws, and of the noise of --degrade.
+    """
+
+    run: str
+    input: str
+    task: str = "inpaint"
+    count: int = 8
+    output: str | None = None
+    row: int = 0
+    degrade: bool = False
+    mask: str | None = None
+    noise: float = 0.0
+    width: float = 1.0
+    factor: int = 2
+    label: str | None = None
+    method: str = "moments"
+    steps: int | None = None
+    seed: int = 0
 
 
 @dataclass(frozen=True)

@@ -345,3 +345,29 @@ def test_a_recipe_that_was_edited_wrongly_is_refused_by_name(copied, change, wor
     file.write_text(file.read_text().replace(*change))
     with pytest.raises(ValueError, match=rf"recipe\.yaml is not a recipe of this scorefield: .*{words}"):
         Run.open(copied)
+
+
+def test_guidance_moves_samples_along_the_label(digits_run):
+    """w = 1 is the conditional run, w = 0 does not see the label, w = 3 is another; labels drawn are guided too."""
+    how = {"n": 3, "seed": 4, "steps": 3}
+    plain = digits_run.sample(**how, label=7)
+    assert torch.equal(digits_run.sample(**how, label=7, guidance=1.0).x, plain.x)
+    none = digits_run.sample(**how, label=7, guidance=0.0)
+    assert torch.equal(none.x, digits_run.sample(**how, label=2, guidance=0.0).x)
+    strong = digits_run.sample(**how, label=7, guidance=3.0)
+    assert not torch.equal(strong.x, plain.x) and strong.evaluations == plain.evaluations
+    assert not torch.equal(digits_run.sample(**how, guidance=3.0).x, digits_run.sample(**how).x)
+
+
+def test_guidance_without_labels_is_refused(digits_run, vector_run, tmp_path):
+    """No labels, none hidden in training, one law, or a scale that is none."""
+    with pytest.raises(ValueError, match="guidance needs a run with labels, got 2.0"):
+        vector_run.sample(2, guidance=2.0)
+    with pytest.raises(ValueError, match="scale must be a finite number >= 0, got -1.0"):
+        digits_run.sample(2, guidance=-1.0)
+    run = trained(small_recipe(label_dropout=0.0, steps=2), tmp_path / "all")
+    with pytest.raises(ValueError, match="trained with some labels hidden, got 2.0"):
+        run.sample(2, guidance=2.0)
+    one = trained(small_recipe(objective="denoising", sigma=0.3, steps=2), tmp_path / "one")
+    with pytest.raises(ValueError, match="guidance needs all noise levels, got 2.0 for a run of objective denoising"):
+        one.sample(2, guidance=2.0)

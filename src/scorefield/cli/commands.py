@@ -8,6 +8,7 @@ import shlex
 import shutil
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,18 +18,22 @@ from rich.markup import escape
 from scorefield.checks import check_count
 from scorefield.cli import show
 from scorefield.cli.codes import BAD_NEWS, DONE
-from scorefield.data import read_rows
+from scorefield.data import read_columns, read_rows
 from scorefield.runs import Run, versions
-from scorefield.runs.density import write_likelihood
+from scorefield.runs.density import run_likelihood, write_likelihood
 from scorefield.runs.draw import choose_sampler
+from scorefield.runs.restoring import NAMED_MASKS, degradation, named_mask, write_restoration
+from scorefield.runs.restoring import restore as restored
 from scorefield.settings import (
     CheckOptions,
     DataSettings,
     DemoOptions,
     EvaluateOptions,
+    FitOptions,
     InfoOptions,
     LikelihoodOptions,
     Recipe,
+    RestoreOptions,
     SampleOptions,
     TrainOptions,
 )
@@ -119,6 +124,7 @@ def sample(options: SampleOptions) -> int:
         steps=options.steps,
         step_size=options.step_size,
         epsilon=options.epsilon,
+        guidance=options.guidance,
         engine=engine,
     )
     if engine.rank > 0:
@@ -128,6 +134,7 @@ def sample(options: SampleOptions) -> int:
     name += f"-class{run.classes.index(options.label)}" if options.label is not None else ""
     name += f"-{options.steps}steps" if options.steps is not None else ""
     name += f"-h{options.step_size:g}" if options.step_size is not None else ""
+    name += f"-guidance{options.guidance:g}" if options.guidance is not None else ""
     name += f"-epsilon{options.epsilon:g}" if options.epsilon is not None else ""
     path = run.write_samples(drawn, options.output or run.path / "samples" / f"{name}.npz")
     console = show.console()
@@ -152,7 +159,8 @@ def likelihood(options: LikelihoodOptions) -> int:
     if options.count is not None:
         check_count("count", options.count)
         rows = rows[np.linspace(0, len(rows) - 1, min(options.count, len(rows))).round().astype(int)]
-    found = run.log_likelihood(
+    found = run_likelihood(
+        run,
         rows,
         label=options.label,
         method=options.method,
@@ -170,6 +178,45 @@ def likelihood(options: LikelihoodOptions) -> int:
     show.likelihood(console, found)
     if output is not None:
         console.print(f"{len(rows)} rows -> {escape(str(output))}", soft_wrap=True)
+    return DONE
+
+
+def restore(options: RestoreOptions) -> int:
+    """Draw what a damaged sample may have been, and picture it."""
+    from scorefield import plots
+
+    run = Run.open(options.run)
+    path = Path(options.output or run.path / "restored" / f"{options.task}-row{options.row}-{options.method}.npz")
+    rows = read_rows(DataSettings(options.input), seed=options.seed)
+    if not 0 <= options.row < len(rows):
+        raise ValueError(f"row must lie in [0, {len(rows) - 1}], got {options.row}")
+    named = options.mask in NAMED_MASKS
+    known = None if options.mask is None or named else np.load(options.mask, allow_pickle=False)
+    shape = run.dataset.shape
+    known = named_mask(str(options.mask), shape) if named else known
+    operator = degradation(options.task, shape, known=known, width=options.width, factor=options.factor)
+    found = restored(
+        run,
+        rows[options.row],
+        operator,
+        n=options.count,
+        label=options.label,
+        sigma=options.noise,
+        method=options.method,
+        steps=options.steps,
+        degrade=options.degrade,
+        seed=options.seed,
+    )
+    console = show.console()
+    show.notes(run, console)
+    write_restoration(path, found)
+    said = f", least effective particles {found.effective:.0f}" if found.effective is not None else ""
+    console.print(
+        f"{options.count} draws, {found.evaluations} network calls each{said} -> {escape(str(path))}", soft_wrap=True
+    )
+    if len(shape) == 3:
+        picture = plots.save(plots.restoration(found.observed, found.draws, known=known), path.with_suffix(".png"))
+        console.print(f"picture: {escape(str(picture))}", soft_wrap=True)
     return DONE
 
 
@@ -207,6 +254,35 @@ def check(options: CheckOptions) -> int:
     else:
         show.theorems(console, checked, options.seed, time.perf_counter() - started)
     return DONE if holds else BAD_NEWS
+
+
+def fit(options: FitOptions) -> int:
+    """Fit a statistical model and print it as a table."""
+    from scorefield.estimators import named
+
+    try:
+        import pandas as pd
+    except ModuleNotFoundError as error:
+        raise ValueError("fit needs pandas for the names of columns: pip install 'scorefield[data]'") from error
+    estimator = named(options.model, options.domain)
+    wanted = None if options.columns is None else [name.strip() for name in options.columns.split(",")]
+    x, names = read_columns(options.data, wanted)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        estimator.fit(pd.DataFrame(x, columns=list(names)))
+    summary, said = estimator.summary(options.level), [str(warning.message) for warning in caught]
+    content = {"model": options.model, "data": options.data, **summary.to_dict(), "warnings": said}
+    written = json.dumps(content, indent=2, ensure_ascii=False)
+    if options.json:
+        print(written)
+    else:
+        print(summary)
+        for text in said:
+            print(f"warning: {text}", file=sys.stderr)
+    if options.output is not None:
+        Path(options.output).write_text(written + "\n")
+        print(f"written to {options.output}", file=sys.stderr)
+    return DONE
 
 
 def info(options: InfoOptions) -> int:

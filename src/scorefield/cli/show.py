@@ -153,7 +153,7 @@ def likelihood(console: Console, found: RunLikelihood) -> None:
     if found.method == "hutchinson":
         content["probes"] = f"a row's standard error is {found.probe_se.mean():.2g} nats on average"
     if found.log_z is None:
-        content["steps"] = f"halving all moves a row by {found.step_error.max():.2g} nats at most"
+        content["steps"] = f"twice as long they would have moved a row by {found.step_error.max():.2g} nats at most"
         content["calls"] = f"{found.evaluations} of the network per row, {found.method} divergence"
     else:
         z = found.log_z

@@ -8,6 +8,17 @@ users see the data's own units.
 from scorefield.data.batches import Batch, Batches
 from scorefield.data.readers import names
 from scorefield.data.scaling import Scaling
-from scorefield.data.store import Dataset, DatasetInfo, open_dataset, prepare, read_rows
+from scorefield.data.store import Dataset, DatasetInfo, open_dataset, prepare, read_columns, read_rows
 
-__all__ = ["Batch", "Batches", "Dataset", "DatasetInfo", "Scaling", "names", "open_dataset", "prepare", "read_rows"]
+__all__ = [
+    "Batch",
+    "Batches",
+    "Dataset",
+    "DatasetInfo",
+    "Scaling",
+    "names",
+    "open_dataset",
+    "prepare",
+    "read_columns",
+    "read_rows",
+]

@@ -6,7 +6,7 @@ import csv
 import math
 import zipfile
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -67,18 +67,18 @@ def _refusal(name: str, error: Exception) -> Exception:
     return ValueError(f"{name} is damaged or truncated ({error}); write it again")
 
 
-def read_csv(path: Path, label_column: str | None) -> Table:
-    """Numeric columns under a header; an empty cell is a missing number (NaN); labels are kept as text."""
+def read_csv(path: Path, label_column: str | None, only: Sequence[str] | None = None) -> Table:
+    """Numeric columns under a header, or `only` some; an empty cell is a missing number (NaN); labels are text."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            return _read_rows(path, file, label_column)
+            return _read_rows(path, file, label_column, only)
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8") from None
     except csv.Error as error:
         raise ValueError(f"{path} is not a well-formed .csv file ({error}); write it again, comma-separated") from None
 
 
-def _read_rows(path: Path, file: IO[str], label_column: str | None) -> Table:
+def _read_rows(path: Path, file: IO[str], label_column: str | None, only: Sequence[str] | None) -> Table:
     reader = csv.reader(file)
     header = [name.strip() for name in next(reader, [])]
     _check_header(path, header)
@@ -86,15 +86,23 @@ def _read_rows(path: Path, file: IO[str], label_column: str | None) -> Table:
         near = nearest(label_column, header)
         raise ValueError(f"label_column {label_column!r} is not among the columns {', '.join(header)} of {path}{near}")
     at = None if label_column is None else header.index(label_column)
-    columns = [name for name in header if name != label_column]
+    unknown = [name for name in only or () if name not in header]
+    if unknown:
+        near = nearest(unknown[0], header)
+        raise ValueError(f"columns must be among {', '.join(header)} of {path}, got {unknown[0]!r}{near}")
+    if only is not None and len(set(only)) < len(only):
+        raise ValueError(f"columns must differ, got {', '.join(only)}; name each once")
+    columns = [name for name in only or header if name != label_column]
+    places = [header.index(name) for name in columns]
     if not columns:
         raise ValueError(f"{path} has no column besides the labels {label_column!r}; add the columns to learn from")
     numbers, labels = array("d"), []
     for row, (line, cells) in enumerate(_even_rows(path, reader, len(header)), start=1):
         if at is not None:
-            labels.append(cells.pop(at).strip())
+            labels.append(cells[at].strip())
             if not labels[-1]:
                 raise ValueError(f"{path} line {line}: label column {label_column!r} is empty; fill in the class")
+        cells = [cells[place] for place in places]
         try:
             numbers.extend(map(_number, cells))
         except ValueError:

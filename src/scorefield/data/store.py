@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from scorefield.checks import check_count
+from scorefield.data.arrays import read_csv
 from scorefield.data.readers import read
 from scorefield.data.samples import check_samples, held_out_count, split
 from scorefield.data.scaling import Scaling, learn_scaling
@@ -164,6 +166,31 @@ def read_rows(settings: DataSettings, *, seed: int = 0) -> np.ndarray:
     check_count("seed", seed, least=0)
     samples = check_samples(read(settings, seed=seed), on_nonfinite=settings.on_nonfinite, least=1)
     return np.concatenate(list(samples.pieces()))
+
+
+def read_columns(path: str | Path, columns: Sequence[str] | None = None) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Read numbers from a .csv file, all of its columns or some, or the vectors of an .npy or .npz file.
+
+    Args:
+        path: the file.
+        columns: names of columns of a .csv, in the order wanted; the others may hold anything.
+
+    Returns:
+        the rows (n, d), NaN where a cell is empty, and the columns' names.
+
+    Raises:
+        ValueError: a file that is missing, damaged or of another kind, unknown columns, or cells that are no numbers.
+    """
+    source = Path(path)
+    if source.suffix.lower() == ".csv" and source.is_file():
+        table = read_csv(source, None, columns)
+    else:
+        if columns is not None:
+            raise ValueError(f"columns are chosen from .csv files, got {path}; leave them out")
+        table = read(DataSettings(str(path)), seed=0)
+    if table.x.ndim != 2:
+        raise ValueError(f"{path} must hold rows of numbers, (n, d), got shape {table.x.shape}")
+    return table.x, table.columns or tuple(f"x{j + 1}" for j in range(table.x.shape[1]))
 
 
 def open_dataset(folder: Path, *, verify: bool = False) -> Dataset:

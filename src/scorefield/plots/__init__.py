@@ -4,7 +4,7 @@ The figures are made without pyplot and styled one by one: nothing global is tou
 be torch tensors, NumPy arrays or lists. The colours are Okabe and Ito's, told apart by colour-blind readers.
 """
 
-from scorefield.plots.images import image_grid, paths
+from scorefield.plots.images import image_grid, paths, restoration
 from scorefield.plots.moving import moving_particles
 from scorefield.plots.planes import Box, curves, scatter_paths, score_field
 from scorefield.plots.style import COLOURS, DPI, Array, save
@@ -18,6 +18,7 @@ __all__ = [
     "image_grid",
     "moving_particles",
     "paths",
+    "restoration",
     "save",
     "scatter_paths",
     "score_field",

@@ -1,9 +1,10 @@
 """A run: a recipe, its data and its checkpoints in one folder; created, trained, resumed, sampled from."""
 
 from scorefield.runs.checkpoints import Damaged, versions
-from scorefield.runs.density import RunLikelihood
+from scorefield.runs.density import RunLikelihood, run_likelihood
 from scorefield.runs.objectives import LabelledNoise, OneLaw
 from scorefield.runs.recipe import build_model, build_noise, build_objective
+from scorefield.runs.restoring import Restoration, degradation, restore
 from scorefield.runs.run import Locked, Run
 
 __all__ = [
@@ -11,10 +12,14 @@ __all__ = [
     "LabelledNoise",
     "Locked",
     "OneLaw",
+    "Restoration",
     "Run",
     "RunLikelihood",
     "build_model",
     "build_noise",
     "build_objective",
+    "degradation",
+    "restore",
+    "run_likelihood",
     "versions",
 ]

@@ -11,15 +11,14 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from scorefield.calculus import NoisyScore, PerSample, Score
 from scorefield.checks import check_choice, check_count, check_positive
-from scorefield.data import Dataset
 from scorefield.densities import GaussianMixture
 from scorefield.fields import at, given
 from scorefield.likelihood import (
@@ -33,7 +32,9 @@ from scorefield.likelihood import (
 )
 from scorefield.noise import Noise
 from scorefield.samplers import MALA, warm_up
-from scorefield.settings import Recipe
+
+if TYPE_CHECKING:
+    from scorefield.runs.run import Run
 
 CHUNK = 100  # rows per call; fixed, so that no row depends on the others asked for
 WIDE = 1.5  # standard deviation of the base of log Z, in those of the data: wider than what it must cover
@@ -48,7 +49,8 @@ class RunLikelihood:
     Attributes:
         nats: $\log p(x)$ per row in the units of the data, (n,), float64.
         probe_se: standard error from random probes, (n,); 0 for the exact divergence.
-        step_error: how much halving all steps moved the answer, (n,); 0 where no flow was followed.
+        step_error: how much steps of twice the length would have changed, added up, (n,); 0 where no flow was
+            followed.
         method: `"exact"`, `"hutchinson"`, or `"importance"` for an energy of one law.
         law: in words, whose density this is.
         evaluations: score calls per row.
@@ -94,21 +96,39 @@ class RunLikelihood:
 
 
 def run_likelihood(
-    recipe: Recipe,
-    dataset: Dataset,
-    model: nn.Module,
-    law: Noise | float,
-    x: np.ndarray,
-    y: int | None,
+    run: Run,
+    x: np.ndarray | Tensor,
     *,
-    method: str | None,
-    probes: int,
-    rtol: float,
-    bin_width: float | None,
-    particles: int,
-    seed: int,
+    label: str | int | None = None,
+    method: str | None = None,
+    probes: int = 32,
+    rtol: float = 1e-4,
+    bin_width: float | None = None,
+    particles: int = 1000,
+    seed: int = 0,
 ) -> RunLikelihood:
-    """See `Run.log_likelihood`; `law` is the schedule or the sigma of the one law, `y` a class's number."""
+    r"""Log-densities of rows in the units of the data, $\log p(x) = \log p'((x - m)/c) - \sum_j \log c_j$, in nats.
+
+    Args:
+        run: a run with a checkpoint.
+        x: rows, (n, *D), finite, in the units of the data.
+        label: the class whose law is meant; None for the law of all classes.
+        method: exact or hutchinson divergence along the probability flow; None for exact with vectors, hutchinson
+            with images. Not for a run of one law, whose energy is normalised by importance sampling.
+        probes: of hutchinson.
+        rtol: tolerance of the flow's steps.
+        bin_width: spacing of data that lie on a grid: uniform noise is added and bits per dimension are told.
+        particles: of the importance sampling.
+        seed: of probes, dequantisation and particles.
+
+    Raises:
+        ValueError: rows of another shape, an unknown label or method, or a run that has no density.
+    """
+    recipe, dataset, x = run.recipe, run.dataset, np.asarray(x)
+    model, y = run.load_model(), run.label_number(label)
+    law = run.noise if recipe.at_all_levels else run.sigma
+    if not np.isfinite(x).all():
+        raise ValueError("x must be finite, got nan or infinity; leave those rows out")
     if x.shape[1:] != dataset.shape:
         raise ValueError(f"data must have rows of shape {dataset.shape}, as the run's, got {x.shape[1:]}")
     check_count("seed", seed, least=0)
@@ -161,8 +181,10 @@ def _by_flow(
         probe_noise = PerSample(seed, range(first, first + len(rows)))
         how = {"method": method, "probes": probes, "rtol": rtol}
         parts.append(log_likelihood(score(len(rows)), noise, rows, **how, prior=prior, generator=probe_noise))
-    columns = (torch.cat([getattr(p, name) for p in parts]).cpu() for name in ("nats", "probe_se", "step_error"))
-    return LogLikelihood(*columns, max(p.evaluations for p in parts))
+    nats, probe_se, step_error = (
+        torch.cat([getattr(p, name) for p in parts]).cpu() for name in ("nats", "probe_se", "step_error")
+    )
+    return LogLikelihood(nats, probe_se, step_error, max(p.evaluations for p in parts))
 
 
 def _log_z(target: Score, shape: tuple[int, ...], particles: int, seed: int) -> LogPartition:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from scorefield.calculus import Generator, NoisyScore, PerSample, randn_like
 from scorefield.checks import check_choice, check_count
 from scorefield.fields import at, given
+from scorefield.guidance import classifier_free
 from scorefield.noise import Noise
 from scorefield.runs.one_law import draw_one_law, tuned
 from scorefield.runs.samples import Way
@@ -38,19 +39,19 @@ from scorefield.samplers import (
 )
 from scorefield.settings import KERNELS, SAMPLERS, Recipe
 
-# name -> the predictor for n steps, its grid, its steps when none are given
-PREDICTORS: dict[str, tuple[Callable[[int], Predictor], str, int]] = {
+# name -> the predictor for n steps, its grid (None: its own), its steps when none are given
+PREDICTORS: dict[str, tuple[Callable[[int], Predictor], str | None, int]] = {
     "heun": (lambda _: Heun(), "rho", 18),
     "euler": (lambda _: Euler(), "rho", 50),
-    "unipc": (lambda _: UniPC(3, predicts="velocity"), "root-angle", 20),
-    "dpm-solver": (lambda _: DPMSolver(3), "root-angle", 20),
+    "unipc": (lambda _: UniPC(3, predicts="velocity"), None, 20),
+    "dpm-solver": (lambda _: DPMSolver(3), None, 20),
     "adaptive-ode": (lambda _: AdaptiveODE(), "time", 1),
-    "ddim": (lambda _: DDIM(), "root-angle", 50),
+    "ddim": (lambda _: DDIM(), None, 50),
     "ddpm": (lambda _: DDPM(), "time", 250),
     "ancestral": (lambda _: Ancestral(), "time", 250),
-    "churned-heun": (lambda n: ChurnedHeun(10.0, n), "rho", 32),
-    "sde-dpm-solver": (lambda _: SDEDPMSolver(), "root-angle", 50),
-    "stochastic-heun": (lambda _: StochasticHeun(), "root-angle", 50),
+    "churned-heun": (lambda n: ChurnedHeun(1.0, n), None, 32),
+    "sde-dpm-solver": (lambda _: SDEDPMSolver(predicts="velocity"), None, 50),
+    "stochastic-heun": (lambda _: StochasticHeun(), None, 50),
     "euler-maruyama": (lambda _: EulerMaruyama(), "time", 500),
     "predictor-corrector": (lambda _: EulerMaruyama(), "time", 250),
     "adaptive-sde": (lambda _: AdaptiveSDE(), "time", 1),
@@ -59,7 +60,12 @@ CORRECTION = 0.05  # the corrector's Langevin step in units of sigma_t²: 2 r² 
 
 
 def choose_sampler(
-    sampler: str | None, recipe: Recipe, *, step_size: float | None = None, epsilon: float | None = None
+    sampler: str | None,
+    recipe: Recipe,
+    *,
+    step_size: float | None = None,
+    epsilon: float | None = None,
+    guidance: float | None = None,
 ) -> str:
     """The sampler asked for, or the default of what the recipe learns.
 
@@ -84,6 +90,11 @@ def choose_sampler(
         )
     else:
         chosen = sampler or "langevin"
+    if guidance is not None and not recipe.at_all_levels:
+        raise ValueError(
+            f"guidance needs all noise levels, got {guidance!r} for a run of objective {recipe.objective}; leave it "
+            "out, or train with objective noise-conditional"
+        )
     if epsilon is not None and chosen != "annealed-langevin":
         raise ValueError(
             f"epsilon is an option of sampler annealed-langevin, got {epsilon!r} for {chosen}; leave it out"
@@ -101,6 +112,7 @@ def choose_way(
     steps: int | None,
     step_size: float | None,
     epsilon: float | None,
+    guidance: float | None,
     denoise: bool,
     path: bool,
 ) -> Way:
@@ -115,17 +127,22 @@ def choose_way(
         steps: of the sampler; None for the default.
         step_size: of a kernel of one law; None to choose it.
         epsilon: of annealed Langevin; None to compute it.
+        guidance: w of classifier-free guidance; None for the score of the labels given, w = 1.
         denoise: end with Tweedie's formula.
         path: keep the states on the way.
 
     Raises:
         ValueError: a sampler or a step size that does not go with what was learned.
     """
-    name = choose_sampler(sampler, recipe, step_size=step_size, epsilon=epsilon)
+    name = choose_sampler(sampler, recipe, step_size=step_size, epsilon=epsilon, guidance=guidance)
     how: dict[str, Any] = {"steps": steps, "denoise": denoise, "path": path}
     if isinstance(law, Noise):
         how |= {"epsilon": epsilon}
-        return lambda like, y, noise: draw(given(model, y), law, like, name, **how, generator=noise)
+
+        def score(y: Tensor | None) -> NoisyScore:
+            return given(model, y) if guidance is None or y is None else classifier_free(model, y, guidance)
+
+        return lambda like, y, noise: draw(score(y), law, like, name, **how, generator=noise)
     x = x.to(next(model.parameters()))
     x = x + law * randn_like(x, PerSample(0, range(len(x))))
     kernel = tuned(name, at(given(model, None), None), x, step_size)
@@ -187,12 +204,13 @@ def draw(
         )
     made, spacing, default = PREDICTORS[sampler]
     n = default if steps is None else steps
+    predictor = made(n)
     return reverse(
         score,
         noise,
         x,
-        times=time_grid(noise, n, spacing=spacing),
-        predictor=made(n),
+        times=time_grid(noise, n, predictor, spacing=spacing),
+        predictor=predictor,
         corrector=LevelKernel(Langevin(CORRECTION)) if sampler == "predictor-corrector" else None,
         denoise=denoise,
         path=path,

@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Generator
 from pathlib import Path
 
-import numpy as np
 import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
@@ -19,7 +18,6 @@ from scorefield.data import Batches, Dataset, open_dataset, prepare
 from scorefield.fields import EnergyModel, ScoreModel, at, given
 from scorefield.noise import Noise
 from scorefield.runs import checkpoints
-from scorefield.runs.density import RunLikelihood, run_likelihood
 from scorefield.runs.draw import choose_way
 from scorefield.runs.log import Log
 from scorefield.runs.objectives import LabelledNoise, OneLaw
@@ -285,6 +283,7 @@ class Run:
         steps: int | None = None,
         step_size: float | None = None,
         epsilon: float | None = None,
+        guidance: float | None = None,
         denoise: bool = True,
         path: bool = False,
         engine: Engine | None = None,
@@ -301,6 +300,7 @@ class Run:
             steps: steps of the sampler (per level for annealed-langevin); None for a good default.
             step_size: of a kernel of one law, in scaled units; None chooses it from the score.
             epsilon: of annealed-langevin (convention of 2020); None computes it.
+            guidance: w of classifier-free guidance: 0 ignores the label, 1 (None) is conditional, more sharpens.
             denoise: end with Tweedie's formula; False leaves the blur of the smallest noise level, or of the one law.
             path: keep the states on the way, in `path`.
             engine: processes that share the work; None for this one.
@@ -322,51 +322,27 @@ class Run:
         like = torch.zeros((n, *self.dataset.shape), dtype=next(model.parameters()).dtype)
         rows = self.dataset.train_rows[:: max(1, len(self.dataset.train_rows) // 500)]
         law = self.noise if self.recipe.at_all_levels else self.sigma
-        how = {"sampler": sampler, "steps": steps, "step_size": step_size, "epsilon": epsilon}
+        if guidance is not None and y is None:
+            raise ValueError(f"guidance needs a run with labels, got {guidance!r}; leave it out")
+        if guidance not in (None, 1.0) and self.recipe.label_dropout == 0:
+            raise ValueError(f"guidance needs a run trained with some labels hidden, got {guidance!r}; leave it out")
+        how = {"sampler": sampler, "steps": steps, "step_size": step_size, "epsilon": epsilon, "guidance": guidance}
         way = choose_way(self.recipe, model, law, self.dataset.x_scaled(rows), **how, denoise=denoise, path=path)
         drawn = in_chunks(way, like, y, seed, engine)
         kept = None if drawn.path is None else self._unscale(drawn.path)
         return dataclasses.replace(drawn, x=self._unscale(drawn.x), path=kept)
 
-    def log_likelihood(
-        self,
-        x: np.ndarray | Tensor,
-        *,
-        label: str | int | None = None,
-        method: str | None = None,
-        probes: int = 32,
-        rtol: float = 1e-4,
-        bin_width: float | None = None,
-        particles: int = 1000,
-        seed: int = 0,
-    ) -> RunLikelihood:
-        r"""Log-densities of rows in the units of the data, $\log p(x) = \log p'((x - m)/c) - \sum_j \log c_j$, in nats.
-
-        Args:
-            x: rows, (n, *D), finite, in the units of the data.
-            label: the class whose law is meant; None for the law of all classes.
-            method: exact or hutchinson divergence along the probability flow; None for exact with vectors, hutchinson
-                with images. Not for a run of one law, whose energy is normalised by importance sampling.
-            probes: of hutchinson.
-            rtol: tolerance of the flow's steps.
-            bin_width: spacing of data that lie on a grid: uniform noise is added and bits per dimension are told.
-            particles: of the importance sampling.
-            seed: of probes, dequantisation and particles.
+    def label_number(self, label: str | int | None) -> int | None:
+        """The number of a class by its name; None for the law of all classes.
 
         Raises:
-            ValueError: rows of another shape, an unknown label or method, or a run that has no density.
+            ValueError: an unknown label, one where none were learned, or none where the law of all classes was not.
         """
-        rows = np.asarray(x)
-        if not np.isfinite(rows).all():
-            raise ValueError("x must be finite, got nan or infinity; leave those rows out")
         learned = self.classes if self.recipe.label_dropout < 1 else ()
         if label is None and learned and self.recipe.label_dropout == 0:
             raise ValueError(f"label must be given: this run never learned the law of all classes; one of {learned}")
-        y = None if label is None else choose_labels(1, seed, label, learned, self.dataset.class_frequencies)
-        law = self.noise if self.recipe.at_all_levels else self.sigma
-        how = {"method": method, "probes": probes, "rtol": rtol, "bin_width": bin_width, "particles": particles}
-        number = None if y is None else int(y)
-        return run_likelihood(self.recipe, self.dataset, self.load_model(), law, rows, number, **how, seed=seed)
+        y = None if label is None else choose_labels(1, 0, label, learned, self.dataset.class_frequencies)
+        return None if y is None else int(y)
 
     def _unscale(self, x: Tensor) -> Tensor:
         return torch.from_numpy(self.dataset.info.scaling.undo(x, self.dataset.info.dtype))
