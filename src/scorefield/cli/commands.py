@@ -258,7 +258,7 @@ def check(options: CheckOptions) -> int:
 
 def fit(options: FitOptions) -> int:
     """Fit a statistical model and print it as a table."""
-    from scorefield.estimators import named
+    from scorefield.estimators.names import named
 
     try:
         import pandas as pd
