@@ -1,0 +1,62 @@
+"""The folder of a fitted estimator: a run folder with `estimator.json` in it, and the same as bytes for a pickle."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from scorefield.runs import Run
+
+FILE = "estimator.json"
+
+
+def write(run: Run, content: dict[str, Any], path: Path) -> Path:
+    """Copy a run folder to a new place and lay the estimator's own content into it.
+
+    Raises:
+        ValueError: the folder exists and is not empty.
+    """
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise ValueError(f"a run folder needs a path that does not exist yet, got {path}; choose another")
+    shutil.copytree(run.path, path, dirs_exist_ok=True, ignore=shutil.ignore_patterns("lock"))
+    (path / FILE).write_text(json.dumps(content, indent=1) + "\n")
+    return path
+
+
+def read(path: Path) -> tuple[Run, dict[str, Any]]:
+    """A run folder and the estimator's own content.
+
+    Raises:
+        ValueError: no run folder, or one without that content.
+    """
+    run = Run.open(path)
+    if not (path / FILE).is_file():
+        raise ValueError(f"{path} was not written by ScoreDensity.save, it holds no {FILE}; use Run.open")
+    try:
+        return run, dict(json.loads((path / FILE).read_text()))
+    except ValueError as error:
+        raise ValueError(f"{path / FILE} is damaged ({error}); save the estimator again") from None
+
+
+def pack(run: Run) -> dict[str, bytes]:
+    """All files of a run folder, by their names in it."""
+    files = sorted(p for p in run.path.rglob("*") if p.is_file() and p.name != "lock")
+    return {str(p.relative_to(run.path)): p.read_bytes() for p in files}
+
+
+def unpack(files: dict[str, bytes]) -> tuple[Run, tempfile.TemporaryDirectory[str]]:
+    """The run of these files, in a temporary folder that lives as long as what is returned beside it."""
+    home = temporary()
+    for name, content in files.items():
+        file = Path(home.name) / "run" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content)
+    return Run.open(Path(home.name) / "run"), home
+
+
+def temporary() -> tempfile.TemporaryDirectory[str]:
+    """A folder for runs that nobody asked to keep."""
+    return tempfile.TemporaryDirectory(prefix="scorefield-")
