@@ -50,6 +50,8 @@ bench: setup ## the benchmarks, each printed as ratios in one run
 	PYTHONPATH=.peers $(BIN)/python benchmarks/solvers.py
 	PYTHONPATH=.peers $(BIN)/python benchmarks/likelihood.py
 	PYTHONPATH=.peers $(BIN)/python benchmarks/peers.py
+	$(BIN)/python benchmarks/kernel_estimators.py
+	$(BIN)/python benchmarks/tables.py
 
 clean: ## remove what the build leaves behind (not runs/)
 	rm -rf $(VENV) site dist .pytest_cache .ruff_cache

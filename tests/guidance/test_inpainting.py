@@ -55,6 +55,18 @@ def test_replacement_is_biased_and_climbing_mends_some_of_it():
         assert (filled(method, 50)[:, 0] - 1.5).abs().max() < 5 * VP().sigma(torch.tensor(1e-5))
 
 
+@pytest.mark.parametrize("noise", [VE(0.01, 20.0), VP()], ids=["VE", "VP"])
+def test_replacement_puts_the_observation_blurred_as_its_level_over_the_known_part_alone(noise):
+    """N(alpha y, sigma²) there: mean and variance of 20,000 within 4 standard errors; the rest stays to the bit."""
+    mask, known, t = torch.tensor([True, False]), torch.tensor([1.5, 0.0]).double(), torch.tensor(0.4).double()
+    x, g = torch.zeros(20_000, 2, dtype=torch.float64) - 3, torch.Generator().manual_seed(5)
+    moved = inpaint(TWO.noisy_score(noise), noise, mask, known, method="replace", generator=g).hooks["project"](x, t)
+    sigma = noise.sigma(t).item()
+    assert torch.equal(moved[:, 1], x[:, 1])
+    assert abs(moved[:, 0].mean().item() - noise.alpha(t).item() * 1.5) < 4 * sigma / math.sqrt(20_000)
+    assert abs(moved[:, 0].var().item() / sigma**2 - 1) < 4 * math.sqrt(2 / 20_000)
+
+
 def test_noise_on_what_is_known_is_the_posteriors_business():
     """sigma = 0.5 under method posterior: the exact law; replace refuses it."""
     x = filled("posterior", 10_000, sigma=0.5)

@@ -117,7 +117,7 @@ def test_matrices_functions_and_operators_are_the_same():
     how = {"sigma": 0.3}
     prior = GAUSSIAN.noisy_score(noise)
     whole = posterior(prior, noise, A3, Y3, **how)(x, t)
-    function = posterior(prior, noise, lambda x: x @ A3.to(x).T, Y3, shape=(3,), **how)(x, t)
+    function = posterior(prior, noise, lambda x: x @ A3.T, Y3, shape=(3,), **how)(x, t)  # its own float64, not x's
     each = posterior(prior, noise, Operator(A3, (3,)), Y3.expand(len(x), 2), **how)(x, t)
     torch.testing.assert_close(function, whole, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(each, whole, rtol=1e-12, atol=1e-12)
@@ -125,6 +125,21 @@ def test_matrices_functions_and_operators_are_the_same():
     both = posterior(prior, noise, A3, mixed, **how)(x, t)
     torch.testing.assert_close(both[::2], whole[::2], rtol=1e-9, atol=1e-9)
     assert (both[1::2] - whole[1::2]).abs().min() > 0
+
+
+@pytest.mark.parametrize("floor", [0.0, 0.1, 1.0])
+def test_a_floor_adds_its_part_of_pigdms_variance(floor):
+    """V + floor r_t² I in the closed form of a Gaussian: D's gain, the residual and the solved system, to 1e-8."""
+    noise, x, t = NOISES[1], points(3), torch.tensor(0.4, dtype=torch.float64)
+    alpha, sigma2, eye = noise.alpha(t), noise.sigma(t) ** 2, torch.eye(3, dtype=torch.float64)
+    prior = GAUSSIAN.noisy_score(noise)
+    spread = torch.linalg.inv(torch.linalg.inv(GAUSSIAN.covariance) + alpha**2 / sigma2 * eye)
+    residual = Y3 - (x + sigma2 * prior(x, t)) / alpha @ A3.T
+    white = 2.0 * sigma2 / (2.0 * alpha**2 + sigma2)
+    system = 0.3**2 * torch.eye(2, dtype=torch.float64) + A3 @ (spread + floor * white * eye) @ A3.T
+    pull = torch.linalg.solve(system, residual.T).T @ A3 @ spread * alpha / sigma2
+    found = posterior(prior, noise, A3, Y3, sigma=0.3, variance=2.0, floor=floor).parts(x, t)[2]
+    torch.testing.assert_close(found, pull, rtol=1e-8, atol=1e-8)
 
 
 def test_the_likelihood_of_clean_samples_is_normalised():
@@ -163,6 +178,7 @@ def test_conjugate_gradients_solve_each_system_and_leave_alone_what_is_solved():
         ({"method": "dsp"}, "did you mean 'dps'"),
         ({"method": "dps", "sigma": 0.0}, "sigma must be > 0 for method dps, got 0"),
         ({"method": "pigdm", "variance": 0.0}, "variance must be a finite number > 0"),
+        ({"floor": -0.1}, "floor must be a finite number >= 0, got -0.1"),
         ({"iterations": 0}, "iterations must be >= 1, got 0"),
     ],
 )

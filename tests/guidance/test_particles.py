@@ -81,6 +81,19 @@ def test_every_twist_gives_the_exact_posterior_of_the_steps_taken(name, sigma, n
     assert ((found.mean(0) - truth).abs() < 4.5 * error + slack).all()
 
 
+def test_a_step_is_proposed_by_the_reverse_process_of_the_guided_score():
+    """One long step from one point: N((x + given (s + grad log psi)) / a, spread), 4 standard errors of 20,000."""
+    noise, times, g = VP(), torch.tensor([0.8, 0.4], dtype=torch.float64), torch.Generator().manual_seed(0)
+    guide, x = linear(noise), torch.tensor([[0.7, -0.4]], dtype=torch.float64).expand(20_000, 2)
+    moved = smc(guide, noise, x, times=times, variance=0.3, threshold=0.0, generator=g).x
+    (alpha, alpha_s), (sigma2, sigma2_s) = noise.alpha(times).tolist(), (noise.sigma(times) ** 2).tolist()
+    given = sigma2 - (alpha / alpha_s) ** 2 * sigma2_s
+    mean = (x[:1] + given * guide(x[:1], times[0])) * alpha_s / alpha
+    spread = given * (0.3 * alpha_s**2 + sigma2_s) / (0.3 * alpha**2 + sigma2)
+    assert ((moved.mean(0) - mean).abs() < 4 * math.sqrt(spread / 20_000)).all()
+    assert ((moved.var(0) / spread - 1).abs() < 4 * math.sqrt(2 / 20_000)).all()
+
+
 def test_the_modes_of_a_mixture_get_their_weights():
     """Of 6 runs with 200 steps: within 4 standard errors and 1 % of the weight, which score methods alone miss."""
     noise, rows = VP(), []
@@ -126,6 +139,19 @@ def test_resampling_is_systematic():
     kept = _systematic(w.log(), torch.zeros(20, 1), torch.Generator().manual_seed(0))
     counts = torch.bincount(kept, minlength=20)
     assert (counts >= (20 * w).floor() - 1e-9).all() and (counts <= (20 * w).ceil() + 1e-9).all()
+
+
+def test_after_resampling_all_weigh_the_same():
+    """Resampled at every time, 80 % stay effective, since each has one step's weight; without, fewer than 20 % do."""
+    noise = VP()
+
+    def effective(threshold):
+        g = torch.Generator().manual_seed(0)
+        x = torch.randn(1000, 2, generator=g, dtype=torch.float64)
+        how = {"times": time_grid(noise, 80), "threshold": threshold, "generator": g}
+        return smc(linear(noise, method="pigdm"), noise, x, **how).effective
+
+    assert effective(1.0).min() > 800 and effective(0.0)[-1] < 200
 
 
 def test_draws_follow_the_weights():

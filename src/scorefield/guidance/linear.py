@@ -151,7 +151,7 @@ def posterior(
             if not isinstance(a, Tensor):
                 raise ValueError("shape must be given with a function: the shape (*D) of one sample")
             shape = (a.shape[-1],)
-        a = Operator(a, shape)
+        a = Operator(a, shape, like=y)
     observed = a.observed
     if tuple(y.shape) != observed and tuple(y.shape[1:]) != observed:
         raise ValueError(f"y must have shape {observed} or (B, {', '.join(map(str, observed))}), got {tuple(y.shape)}")

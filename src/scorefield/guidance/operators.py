@@ -21,13 +21,17 @@ class Operator:
         a: a matrix (M, D) acting on flattened samples, or a torch function of a batch; its adjoint then comes by
             automatic differentiation.
         shape: shape (*D) of one sample.
+        like: a tensor whose dtype and device suit a function that holds tensors of its own, such as the observation;
+            it is tried with such samples, or with float32 on the CPU when None.
 
     Raises:
         ValueError: a matrix of another width; a function that is not linear (with the defect seen), or that mixes
             samples or gives another number of them.
     """
 
-    def __init__(self, a: Tensor | Callable[[Tensor], Tensor], shape: Sequence[int]) -> None:
+    def __init__(
+        self, a: Tensor | Callable[[Tensor], Tensor], shape: Sequence[int], *, like: Tensor | None = None
+    ) -> None:
         self.shape, width = tuple(shape), math.prod(shape)
         if isinstance(a, Tensor):
             if a.ndim != 2 or a.shape[1] != width:
@@ -38,7 +42,7 @@ class Operator:
             self._function = lambda x: x.flatten(1) @ a.to(x).T
         else:
             self._matrix, self._function = None, a
-        self.observed = self._tried()
+        self.observed = self._tried(like)
 
     def __call__(self, x: Tensor) -> Tensor:
         """A x, (B, *M)."""
@@ -53,10 +57,11 @@ class Operator:
             image = self._function(at)
         return torch.autograd.grad(image, at, y, create_graph=torch.is_grad_enabled() and y.requires_grad)[0]
 
-    def _tried(self) -> tuple[int, ...]:
+    def _tried(self, like: Tensor | None) -> tuple[int, ...]:
         """The shape (*M) of an observation, after a random probe of linearity."""
-        g = torch.Generator().manual_seed(0)
-        u, v = (torch.randn((2, *self.shape), generator=g) for _ in range(2))
+        g, like = torch.Generator().manual_seed(0), torch.zeros(()) if like is None else like
+        dtype = torch.promote_types(like.dtype, torch.float32)
+        u, v = (torch.randn((2, *self.shape), generator=g).to(like.device, dtype) for _ in range(2))
         with torch.no_grad():
             zero, one, other, both = (self(x) for x in (torch.zeros_like(u), u, v, 2 * u - 3 * v))
             alone = self(u[:1])
