@@ -49,6 +49,7 @@ bench: setup ## the benchmarks, each printed as ratios in one run
 	PYTHONPATH=.peers $(BIN)/python benchmarks/samplers.py
 	PYTHONPATH=.peers $(BIN)/python benchmarks/solvers.py
 	PYTHONPATH=.peers $(BIN)/python benchmarks/likelihood.py
+	PYTHONPATH=.peers $(BIN)/python benchmarks/guidance.py
 	PYTHONPATH=.peers $(BIN)/python benchmarks/peers.py
 	$(BIN)/python benchmarks/kernel_estimators.py
 	$(BIN)/python benchmarks/tables.py

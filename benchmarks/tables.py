@@ -4,7 +4,8 @@ Run: .venv/bin/python benchmarks/tables.py [--folds 5] [--only wine …]     (ab
 
 Cross-validation; within each fold GaussianMixture and KernelDensity choose their settings by
 five-fold cross-validation of their own, and ScoreDensity its own by its held-out rows. All see columns that were
-standardised on the training rows; log-likelihoods are in those units, in nats per row.
+standardised on the training rows; log-likelihoods are in those units, in nats per row. Standard errors are over rows;
+that rows of one fold share a fit is not in them.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ def judged(train: np.ndarray, test: np.ndarray, seed: int) -> dict[str, dict[str
 
 def float_of(value: object) -> object:
     """A number that JSON holds, or the word itself."""
-    return round(float(value), 4) if isinstance(value, (int, float, np.number)) else value
+    return float(f"{float(value):.4g}") if isinstance(value, (int, float, np.number)) else value
 
 
 def cross_validated(name: str, folds: int) -> dict[str, object]:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from laws import MEAN, PRECISION, disc, gaussian, l_shape, legendre, pieces, product, stacked, triangle
+from scipy.stats import multivariate_normal
 
 from scorefield.estimators import (
     ExponentialFamily,
@@ -15,6 +16,7 @@ from scorefield.estimators import (
     ScoreMatching,
     TruncatedGaussian,
     linear,
+    region_of,
 )
 
 TINY = np.array([[1.0], [2.0], [4.0]])
@@ -254,3 +256,49 @@ def test_score_function_is_the_gradient_of_log_density():
             step = 1e-5 * np.eye(2)[j]
             slope = (fit.log_density(x + step) - fit.log_density(x - step)) / 2e-5
             np.testing.assert_allclose(slope, fit.score_function(x)[:, j], rtol=1e-6, atol=1e-8)
+
+
+def test_the_held_out_score_of_gaussians_is_that_of_the_family():
+    """On new rows, three estimators of one law and one objective agree."""
+    x, new = skewed(), skewed(seed=1)
+    family = ExponentialFamily().fit(x).score(new)
+    for estimator in (Gaussian(), TruncatedGaussian("real"), ScoreMatching()):
+        np.testing.assert_allclose(estimator.fit(x).score(new), family, rtol=1e-9)
+
+
+def test_the_density_of_a_gaussian_is_normalised():
+    """`score_samples` against scipy's, in different units, for data with a mean and a correlation."""
+    x = skewed() * [30, 0.1]
+    fit = Gaussian().fit(x)
+    law = multivariate_normal(x.mean(0), np.cov(x.T, ddof=0))
+    np.testing.assert_allclose(fit.score_samples(x), law.logpdf(x), rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("domain", "weight", "h", "slope"),
+    [
+        ("half-line", None, [2, 3], [1, 1]),
+        ("half-line", "x2", [4, 9], [4, 6]),
+        ("half-line", ("min", 2.5), [2, 2.5], [1, 0]),
+        ("half-line", "distance", [2, 2], [1, 0]),
+        (("box", 0, [3, 8]), None, [2, 15], [-1, 2]),
+        (("box", 0, [3, 8]), "x2", [4, 225], [-4, 60]),
+        (("box", 0, [3, 8]), "distance", [1, 1], [-1, 0]),
+        (("box", 0, [3, 8]), ("min", 1.5), [1, 1.5], [-1, 0]),
+        (("ball", 0, 5.0), None, [12, 12], [-4, -6]),
+        (("ball", 0, 5.0), "x2", [144, 144], [-96, -144]),
+        (("ball", [2, 0], 5.0), "distance", [2, 2], [0, -1]),
+        (("polygon", [(0, 0), (4, 0), (4, 4), (0, 4)]), None, [12, 12], [0, -8]),
+        (("polygon", [(0, 0), (4, 0), (4, 4), (0, 4)]), "x2", [144, 144], [0, -192]),
+        (("polygon", [(0, 0), (4, 0), (4, 4), (0, 4)]), "distance", [1, 1], [0, -1]),
+        (("polygon", [(0, 0), (4, 0), (4, 4), (0, 4)]), ("min", 0.5), [0.5, 0.5], [0, 0]),
+        (lambda x: 5 - x[:, 0], None, [3, 3], [-1, 0]),
+        ("half-line", lambda x: x * x.flip(1), [6, 6], [3, 2]),
+    ],
+)
+def test_weights_and_their_derivatives_by_hand(domain, weight, h, slope):
+    """At (2, 3): h and the derivative of each h_j along its own coordinate."""
+    region = region_of(domain, weight, 2)
+    found = region.weigh(torch.tensor([[2.0, 3.0]], dtype=torch.float64))
+    np.testing.assert_allclose(found[0][0], h, rtol=1e-12)
+    np.testing.assert_allclose(found[1][0], slope, rtol=1e-12)

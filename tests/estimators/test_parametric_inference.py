@@ -87,6 +87,7 @@ def test_weights_are_of_a_sample(estimator):
     np.testing.assert_allclose(same.theta_, theta, rtol=1e-9, atol=1e-11)
     np.testing.assert_allclose(same.covariance_, covariance, rtol=1e-6, atol=1e-12)
     assert same.n_samples_ == 30
+    np.testing.assert_allclose(estimator.fit(x[w > 0], sample_weight=5e307 * w[w > 0]).theta_, theta, rtol=1e-9)
 
 
 def test_intervals_and_the_table_say_what_normal_theory_says():

@@ -184,6 +184,16 @@ def test_particles_that_cannot_be_are_refused(change, kind, message):
         smc(linear(VP()), VP(), given.pop("x"), **given)
 
 
+def test_one_observation_per_row_is_refused():
+    """Resampling would mix them."""
+    noise = VP()
+    guide = posterior(TWO.noisy_score(noise), noise, A2, Y2.expand(4, 1), sigma=0.5)
+    with pytest.raises(ValueError, match="particles are all for one observation, got one per row"):
+        smc(guide, noise, torch.zeros(4, 2, dtype=torch.float64), times=[1.0, 0.5])
+    with pytest.raises(ValueError, match="y must be one observation per sample, 3, got 4"):
+        guide(torch.zeros(3, 2, dtype=torch.float64), torch.tensor(0.5, dtype=torch.float64))
+
+
 def test_an_impossible_observation_is_named():
     """No particle with a finite weight: an error, not nan."""
     noise = VP()

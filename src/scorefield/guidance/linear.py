@@ -55,8 +55,15 @@ class Posterior:
         self._sigma2, self._method, self._variance, self._floor = sigma**2, method, variance, floor
         self._iterations = iterations
 
+    @property
+    def per_row(self) -> bool:
+        """Whether each sample of the batch has an observation of its own."""
+        return self._y.ndim > len(self._a.observed)
+
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
         """The posterior's score at x (B, *D) and times t, (B,) or ()."""
+        if self.per_row and len(self._y) != len(x):
+            raise ValueError(f"y must be one observation per sample, {len(x)}, got {len(self._y)}; or one for all")
         score, _, pull = self.parts(x, t)
         return score + pull
 

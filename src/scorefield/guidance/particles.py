@@ -49,6 +49,7 @@ class Particles:
         log_weights: normalised: their exponentials sum to 1, (N,).
         effective: effective number of particles before each possible resampling, one per time, (T,).
         log_evidence: log p(y), where the likelihood was normalised and as far as the reverse process samples the prior.
+            Under `masked` the zeros of what was not seen count as observations.
         evaluations: how many times the score was called on the batch.
     """
 
@@ -93,7 +94,8 @@ def smc(
         posterior of the prior's law at times[-1].
 
     Raises:
-        ValueError: fewer than 2 particles, times that do not decrease, a threshold outside [0, 1], variance < 0.
+        ValueError: fewer than 2 particles, an observation per row, times that do not decrease, a threshold outside
+            [0, 1], variance < 0.
         RuntimeError: no particle has a finite weight.
     """
     check_floating("x", x)
@@ -101,6 +103,8 @@ def smc(
     check_non_negative("variance", variance)
     if len(x) < 2:
         raise ValueError(f"x must hold at least 2 particles, got {len(x)}; their weights are what samples")
+    if getattr(guide, "per_row", False):
+        raise ValueError("particles are all for one observation, got one per row; run smc once for each")
     grid = check_times(noise, times)
     alphas, sigmas = noise.alpha(grid).tolist(), noise.sigma(grid).tolist()
     score, twist, pull = guide.parts(x, grid[0])
