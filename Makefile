@@ -51,6 +51,7 @@ bench: setup ## the benchmarks, each printed as ratios in one run
 	PYTHONPATH=.peers $(BIN)/python benchmarks/likelihood.py
 	PYTHONPATH=.peers $(BIN)/python benchmarks/guidance.py
 	PYTHONPATH=.peers $(BIN)/python benchmarks/peers.py
+	$(BIN)/python benchmarks/estimators.py
 	$(BIN)/python benchmarks/kernel_estimators.py
 	$(BIN)/python benchmarks/tables.py
 

@@ -93,3 +93,23 @@ def test_the_gamma_of_the_command_is_the_familys(tmp_path, capsys):
     for row, truth in zip(rows, (1.5, -1 / 3), strict=True):
         assert abs(row["estimate"] - truth) < 4 * row["standard_error"]
     assert isinstance(named("gamma"), ExponentialFamily)
+
+
+@pytest.mark.parametrize("model", ["graphical", "non-negative-graphical"])
+def test_a_graph_is_chosen_and_then_fitted_without_the_penalty(tmp_path, capsys, model):
+    """A chain of three: the absent edge is fixed at 0, the others have intervals, and the choice is owned up to."""
+    precision = np.array([[2.0, -0.8, 0.0], [-0.8, 2.0, -0.8], [0.0, -0.8, 2.0]])
+    x = np.random.default_rng(2).multivariate_normal([0, 0, 0], np.linalg.inv(precision), 4000)
+    x = np.abs(x) if model == "non-negative-graphical" else x
+    np.savetxt(tmp_path / "chain.csv", x, header="a,b,c", comments="", delimiter=",")
+    assert main(["fit", model, str(tmp_path / "chain.csv"), "--json"]) == 0
+    written = json.loads(capsys.readouterr().out)
+    assert any("chosen on these very rows" in text for text in written["warnings"])
+    assert any(row["standard_error"] > 0 for row in written["rows"])
+
+
+def test_tables_that_cannot_be_written_to_are_read(tmp_path, capsys):
+    """A data frame's own memory is read-only: no warning of torch's."""
+    np.savetxt(tmp_path / "wait.csv", np.random.default_rng(1).gamma(2.5, 3.0, 200), header="wait", comments="")
+    assert main(["fit", "gamma", str(tmp_path / "wait.csv"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["warnings"] == []

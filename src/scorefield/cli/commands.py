@@ -10,7 +10,7 @@ import sys
 import time
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.markup import escape
@@ -264,12 +264,16 @@ def fit(options: FitOptions) -> int:
         import pandas as pd
     except ModuleNotFoundError as error:
         raise ValueError("fit needs pandas for the names of columns: pip install 'scorefield[data]'") from error
-    estimator = named(options.model, options.domain)
+    estimator: Any = named(options.model, options.domain)
     wanted = None if options.columns is None else [name.strip() for name in options.columns.split(",")]
     x, names = read_columns(options.data, wanted)
+    table = pd.DataFrame(x, columns=list(names))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        estimator.fit(pd.DataFrame(x, columns=list(names)))
+        estimator.fit(table)
+        if hasattr(estimator, "pattern_") and not hasattr(estimator, "covariance_"):
+            estimator = estimator.set_params(pattern=estimator.pattern_).fit(table)
+            warnings.warn("the graph was chosen on these very rows, which the intervals do not know", stacklevel=1)
     summary, said = estimator.summary(options.level), [str(warning.message) for warning in caught]
     content = {"model": options.model, "data": options.data, **summary.to_dict(), "warnings": said}
     written = json.dumps(content, indent=2, ensure_ascii=False)

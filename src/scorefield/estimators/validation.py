@@ -45,7 +45,7 @@ def check_rows_of(estimator: BaseEstimator, X: Any, *, fitting: bool, least: int
         )
     try:
         how: Any = {"dtype": np.float64, "ensure_min_samples": least if fitting else 1}
-        return np.ascontiguousarray(validate_data(estimator, X, reset=fitting, **how))
+        return np.require(validate_data(estimator, X, reset=fitting, **how), requirements=("C", "W"))  # W: for torch
     except ValueError as error:
         if "could not convert string" in str(error):
             raise ValueError(f"{error}; X must be numbers: drop or encode its text columns") from error
