@@ -26,7 +26,8 @@ from scorefield.checks import check_choice, check_count, check_non_negative, che
 from scorefield.guidance.linear import posterior
 from scorefield.guidance.operators import check_mask, masked
 from scorefield.noise import Noise
-from scorefield.samplers import Ancestral, Corrector, Predictor
+from scorefield.samplers import Ancestral, Predictor
+from scorefield.samplers.tables import raised
 
 METHODS = ("replace", "repaint", "posterior")
 
@@ -131,7 +132,7 @@ class RePaint:
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Up from t by noise, down to t by the predictor, the known part restored."""
         t = t.to(torch.float64)
-        up = noise.time_at(self.factor * noise.sigma(t) / noise.alpha(t))
+        up = raised(noise, t, self.factor)
         if not up > t:
             return x, {}  # nowhere to climb
         ratio = (noise.alpha(up) / noise.alpha(t)).item()
@@ -139,6 +140,3 @@ class RePaint:
         climbed = torch.add(ratio * x, randn_like(x, generator), alpha=spread)
         down, _ = self.predictor.step(score, noise, climbed, up, t, None, generator=generator)
         return self.project(down, t), {}
-
-
-_: type[Corrector] = RePaint  # it is one

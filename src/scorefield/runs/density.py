@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -31,6 +31,7 @@ from scorefield.likelihood import (
     log_likelihood,
 )
 from scorefield.noise import Noise
+from scorefield.runs.samples import prior_of, write_whole
 from scorefield.samplers import MALA, warm_up
 
 if TYPE_CHECKING:
@@ -174,7 +175,7 @@ def _by_flow(
     score: Callable[[int], NoisyScore], noise: Noise, x: Tensor, *, method: str, probes: int, rtol: float, seed: int
 ) -> LogLikelihood:
     """The probability flow's log-likelihood of scaled rows, chunk by chunk, from the prior that samples start from."""
-    prior = noise.prior(tuple(x.shape[1:]), mean=0.0, variance=1.0)
+    prior = prior_of(noise, x.shape[1:])
     parts = []
     for first in range(0, len(x), CHUNK):
         rows = x[first : first + CHUNK]
@@ -211,13 +212,13 @@ def write_likelihood(path: Path, found: RunLikelihood) -> Path:
     """
     if path.suffix not in (".npz", ".csv"):
         raise ValueError(f"likelihoods are written as .npz or .csv, got the output {path}; name it {path.stem}.csv")
-    path.parent.mkdir(parents=True, exist_ok=True)
     columns = {name: getattr(found, name).numpy() for name in ("nats", "probe_se", "step_error")}
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("wb") as file:
+
+    def fill(file: IO[bytes]) -> None:
         if path.suffix == ".npz":
             np.savez(file, allow_pickle=False, **columns)
         else:
             header = ",".join(columns)
             np.savetxt(file, np.stack(list(columns.values()), 1), "%.10g", ",", header=header, comments="")
-    return partial.replace(path)
+
+    return write_whole(path, fill)

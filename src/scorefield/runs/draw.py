@@ -13,7 +13,7 @@ from scorefield.fields import at, given
 from scorefield.guidance import classifier_free
 from scorefield.noise import Noise
 from scorefield.runs.one_law import draw_one_law, tuned
-from scorefield.runs.samples import Way
+from scorefield.runs.samples import Way, start_like
 from scorefield.samplers import (
     DDIM,
     DDPM,
@@ -187,8 +187,7 @@ def draw(
     check_count("steps", 1 if steps is None else steps)
     if steps is not None and sampler.startswith("adaptive-"):
         raise ValueError(f"sampler {sampler} chooses its own steps, got steps {steps}; leave them out")
-    prior = noise.prior(like.shape[1:], mean=0.0, variance=1.0)
-    x = prior.mean.to(like) + prior.stddev.to(like) * randn_like(like, generator)
+    x = start_like(noise, like, generator)
     if sampler == "annealed-langevin":
         chosen = annealed_settings(noise, like[0].numel(), steps_per_level=steps)
         return annealed_langevin(

@@ -18,10 +18,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scorefield.calculus import NoisyScore, PerSample, randn_like
+from scorefield.calculus import NoisyScore, PerSample
 from scorefield.checks import check_choice, check_count, check_non_negative
 from scorefield.fields import given as given_label
 from scorefield.guidance import Posterior, averaged, blurred, masked, posterior, smc
+from scorefield.runs.samples import start_like, write_whole
 from scorefield.samplers import Heun, NonFinite, reverse, time_grid
 
 if TYPE_CHECKING:
@@ -172,9 +173,7 @@ def restore(
         return posterior(score(count), noise, scaled, y, sigma=sigma / unit, shape=shape, method=how, **LEARNED)
 
     count = max(PARTICLES, n) if method == "particles" else n
-    z = randn_like(torch.zeros((count, *shape)).to(like), PerSample(seed, range(count)))
-    prior = noise.prior(shape, mean=0.0, variance=1.0)
-    x = prior.mean.to(like) + prior.stddev.to(like) * z
+    x = start_like(noise, torch.zeros((count, *shape)).to(like), PerSample(seed, range(count)))
     taken = steps if steps is not None else STEPS.get(method, 30)
     if method == "particles":
         found = smc(guide(count, "pigdm"), noise, x, times=time_grid(noise, taken), generator=g)
@@ -198,10 +197,5 @@ def write_restoration(path: Path, found: Restoration) -> Path:
     """
     if path.suffix != ".npz":
         raise ValueError(f"restorations are written as .npz, got the output {path}; name it {path.with_suffix('.npz')}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("wb") as file:
-        np.savez(
-            file, allow_pickle=False, observed=found.observed, draws=found.draws, mean=found.mean, spread=found.spread
-        )
-    return partial.replace(path)
+    arrays = {"observed": found.observed, "draws": found.draws, "mean": found.mean, "spread": found.spread}
+    return write_whole(path, lambda file: np.savez(file, allow_pickle=False, **arrays))

@@ -5,13 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.distributions import Distribution
 
-from scorefield.calculus import PerSample
+from scorefield.calculus import Generator, PerSample, randn_like
 from scorefield.checks import nearest
+from scorefield.noise import Noise
 from scorefield.samplers import Samples
 from scorefield.training import Diverged, Engine
 
@@ -40,6 +43,17 @@ def choose_labels(
         known = ", ".join(classes[:20])
         raise ValueError(f"label must be one of {known}; got {label!r}{nearest(str(label), classes)}")
     return torch.full((n,), list(classes).index(str(label)), dtype=torch.long)
+
+
+def prior_of(noise: Noise, shape: Sequence[int]) -> Distribution:
+    """The law at t_max of scaled data (mean 0, variance 1): what samples start from and likelihoods end at."""
+    return noise.prior(shape, mean=0.0, variance=1.0)
+
+
+def start_like(noise: Noise, like: Tensor, generator: Generator) -> Tensor:
+    """Draws of `prior_of`, one per row of `like` (B, *D)."""
+    prior = prior_of(noise, like.shape[1:])
+    return prior.mean.to(like) + prior.stddev.to(like) * randn_like(like, generator)
 
 
 def in_chunks(way: Way, like: Tensor, y: Tensor | None, seed: int, engine: Engine) -> Samples:
@@ -79,13 +93,18 @@ def write(path: Path, samples: Samples, classes: Sequence[str]) -> Path:
     """
     if path.suffix != ".npz":
         raise ValueError(f"samples are written as .npz, got the output {path}; name it {path.with_suffix('.npz')}")
-    path.parent.mkdir(parents=True, exist_ok=True)
     arrays = {"x": samples.x.numpy()}
     if "y" in samples.info:
         names = np.array(classes)
         whole = all(re.fullmatch(r"0|-?[1-9][0-9]{0,17}", name) for name in classes)
         arrays["y"] = (names.astype(np.int64) if whole else names)[samples.info["y"].numpy()]
+    return write_whole(path, lambda file: np.savez(file, allow_pickle=False, **arrays))
+
+
+def write_whole(path: Path, fill: Callable[[IO[bytes]], None]) -> Path:
+    """Write a file beside its place by `fill` and rename it into place: whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     with partial.open("wb") as file:
-        np.savez(file, allow_pickle=False, **arrays)
+        fill(file)
     return partial.replace(path)
