@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import signal
 import sys
 from collections.abc import Sequence
@@ -24,17 +25,17 @@ from scorefield.settings import (
     TrainOptions,
 )
 
-# command -> the dataclasses of its options, short flags, the options given without a flag
-COMMANDS: dict[str, tuple[tuple[type, ...], dict[str, str], tuple[str, ...]]] = {
-    "demo": ((DemoOptions,), {"output": "-o"}, ()),
-    "train": ((Recipe, TrainOptions), {"output": "-o"}, ("data",)),
-    "sample": ((SampleOptions,), {"count": "-n", "output": "-o"}, ("run",)),
-    "evaluate": ((EvaluateOptions,), {"count": "-n"}, ("run",)),
-    "restore": ((RestoreOptions,), {"count": "-n", "output": "-o"}, ("run", "input")),
-    "fit": ((FitOptions,), {"output": "-o"}, ("model", "data")),
-    "likelihood": ((LikelihoodOptions,), {"count": "-n", "output": "-o"}, ("run", "data")),
-    "info": ((InfoOptions,), {}, ("run",)),
-    "check": ((CheckOptions,), {}, ()),
+# command -> the page that holds it, the dataclasses of its options, short flags, the options given without a flag
+COMMANDS: dict[str, tuple[str, tuple[type, ...], dict[str, str], tuple[str, ...]]] = {
+    "demo": ("learning", (DemoOptions,), {"output": "-o"}, ()),
+    "train": ("learning", (Recipe, TrainOptions), {"output": "-o"}, ("data",)),
+    "sample": ("drawing", (SampleOptions,), {"count": "-n", "output": "-o"}, ("run",)),
+    "evaluate": ("judging", (EvaluateOptions,), {"count": "-n"}, ("run",)),
+    "restore": ("drawing", (RestoreOptions,), {"count": "-n", "output": "-o"}, ("run", "input")),
+    "fit": ("fitting", (FitOptions,), {"output": "-o"}, ("model", "data")),
+    "likelihood": ("drawing", (LikelihoodOptions,), {"count": "-n", "output": "-o"}, ("run", "data")),
+    "info": ("learning", (InfoOptions,), {}, ("run",)),
+    "check": ("judging", (CheckOptions,), {}, ()),
 }
 
 
@@ -53,10 +54,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return BAD_INPUT
     before = signal.signal(signal.SIGTERM, _interrupt)
     try:
-        options = parse(name, *COMMANDS[name], arguments[1:])
-        from scorefield.cli import commands
-
-        return getattr(commands, name)(*options)
+        page, kinds, short, positional = COMMANDS[name]
+        options = parse(name, kinds, short, positional, arguments[1:])
+        return getattr(importlib.import_module(f"scorefield.cli.{page}"), name)(*options)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
@@ -78,7 +78,7 @@ def _interrupt(number: int, frame: object) -> NoReturn:
 def overview() -> str:
     """What `scorefield --help` says."""
     lines = [f"scorefield {__version__}: learn the score of a distribution from samples, and use it.", "", "Commands:"]
-    lines += [f"  {name:<11}{(kinds[0].__doc__ or '').splitlines()[0]}" for name, (kinds, _, _) in COMMANDS.items()]
+    lines += [f"  {name:<11}{(kinds[0].__doc__ or '').splitlines()[0]}" for name, (_, kinds, _, _) in COMMANDS.items()]
     lines += ["", "scorefield COMMAND --help tells all options of a command; --traceback shows where an error arose."]
     return "\n".join(lines)
 

@@ -1,0 +1,58 @@
+"""Every command's options and the recipe of a run, as frozen dataclasses without torch, so that --help is instant."""
+
+from scorefield.settings.names import (
+    AT_ALL_LEVELS,
+    CONTRASTIVE,
+    DIFFUSIONS,
+    FAMILIES,
+    FLOWS,
+    KERNELS,
+    MODELS,
+    NETWORKS,
+    NOISES,
+    OBJECTIVES,
+    PRECISIONS,
+    SAMPLERS,
+)
+from scorefield.settings.options import (
+    CheckOptions,
+    DemoOptions,
+    EvaluateOptions,
+    FitOptions,
+    InfoOptions,
+    LikelihoodOptions,
+    RestoreOptions,
+    SampleOptions,
+    TrainOptions,
+)
+from scorefield.settings.recipe import DataSettings, MLPSize, Recipe, Resolved, TrainSettings, UNetSize
+
+__all__ = [
+    "AT_ALL_LEVELS",
+    "CONTRASTIVE",
+    "CheckOptions",
+    "DIFFUSIONS",
+    "DataSettings",
+    "DemoOptions",
+    "EvaluateOptions",
+    "FAMILIES",
+    "FLOWS",
+    "FitOptions",
+    "InfoOptions",
+    "KERNELS",
+    "LikelihoodOptions",
+    "MLPSize",
+    "MODELS",
+    "NETWORKS",
+    "NOISES",
+    "OBJECTIVES",
+    "PRECISIONS",
+    "Recipe",
+    "Resolved",
+    "RestoreOptions",
+    "SAMPLERS",
+    "SampleOptions",
+    "TrainOptions",
+    "TrainSettings",
+    "UNetSize",
+]

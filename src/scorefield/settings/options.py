@@ -1,0 +1,213 @@
+"""The options of each command."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """Options of `train` that are not part of the recipe.
+
+    Args:
+        output: run folder (-o); runs/NAME-OF-DATA when not given.
+        checkpoint_seconds: time between checkpoints.
+    """
+
+    output: str | None = None
+    checkpoint_seconds: float = 10.0
+
+
+@dataclass(frozen=True)
+class SampleOptions:
+    """Draw samples from a trained run, in the units of its data.
+
+    Args:
+        run: run folder written by `scorefield train`.
+        count: how many samples (-n).
+        output: .npz file to write (-o); RUN/samples/… when not given.
+        label: the class to draw; classes are drawn by their frequency when not given.
+        guidance: scale w of classifier-free guidance: 0 ignores the label, 1 is conditional (when not given), more
+            sharpens.
+        seed: the same seed gives the same samples, whatever the batch size or the number of devices.
+        sampler: heun (when not given), euler, unipc, dpm-solver, ddim, adaptive-ode; with noise on the way ddpm,
+            ancestral, churned-heun, sde-dpm-solver, stochastic-heun, euler-maruyama, predictor-corrector,
+            adaptive-sde, annealed-langevin; for a run that learned one law langevin (when not given), underdamped,
+            mala, hmc.
+        steps: steps of the sampler; for annealed-langevin steps per level, computed when not given.
+        step_size: of langevin, underdamped, mala or hmc, for scaled data; chosen from the score when not given.
+        epsilon: of annealed-langevin (convention of 2020); computed when not given.
+        devices: number of processes; fails if it does not get them.
+    """
+
+    run: str
+    count: int = 64
+    output: str | None = None
+    label: str | None = None
+    guidance: float | None = None
+    seed: int = 0
+    sampler: str | None = None
+    steps: int | None = None
+    step_size: float | None = None
+    epsilon: float | None = None
+    devices: int = 1
+
+
+@dataclass(frozen=True)
+class LikelihoodOptions:
+    """Log-densities of data under a trained run, in nats and in the units of the data, each with its errors.
+
+    Args:
+        run: run folder written by `scorefield train`.
+        data: a file (.npy, .npz, .csv), a folder of images, a name, or held-out: the rows the run kept out of training.
+        output: .npz or .csv file to write, one entry per row (-o).
+        root: folder with the files of a named data set (mnist, fashion-mnist).
+        label_column: name of the .csv column that holds labels, which is left out.
+        label: the class whose law is meant; the law of all classes when not given.
+        count: how many rows at most, evenly spaced (-n); all when not given.
+        method: exact, or hutchinson (random probes); exact for vectors and hutchinson for images when not given.
+        probes: of hutchinson.
+        rtol: tolerance of the flow's steps.
+        bin_width: spacing of data that lie on a grid, such as 1 for whole numbers: they are dequantised uniformly, and
+            bits per dimension are told.
+        particles: of the annealed importance sampling that finds log Z, for an energy of one law.
+        seed: of probes, dequantisation and particles.
+        json: print JSON instead of a table.
+    """
+
+    run: str
+    data: str
+    output: str | None = None
+    root: str | None = None
+    label_column: str | None = None
+    label: str | None = None
+    count: int | None = None
+    method: str | None = None
+    probes: int = 32
+    rtol: float = 1e-4
+    bin_width: float | None = None
+    particles: int = 1000
+    seed: int = 0
+    json: bool = False
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """Fit a model known up to its constant by score matching, with standard errors.
+
+    Args:
+        model: gaussian, truncated-gaussian, exponential, gamma, quartic, graphical, non-negative-graphical,
+            von-mises-fisher, bingham, simplex or boltzmann.
+        data: a .csv file with a header, an .npy or .npz file, or the name of a bundled set of vectors.
+        columns: names of the columns of a .csv to use, such as a,b,c; all when not given.
+        domain: where the data may lie: real, half-line, interval:A:B, box:A,..:B,.. or ball:C,..:R; the model's own
+            when not given.
+        level: of the confidence intervals.
+        output: .json file to write the fit to (-o).
+        json: print JSON instead of a table.
+    """
+
+    model: str
+    data: str
+    columns: str | None = None
+    domain: str | None = None
+    level: float = 0.95
+    output: str | None = None
+    json: bool = False
+
+
+@dataclass(frozen=True)
+class RestoreOptions:
+    """Restore what was masked, blurred, shrunk or made noisy: several draws of what it may have been, and their spread.
+
+    Args:
+        run: run folder written by `scorefield train`.
+        input: a file (.npy, .npz, .csv, or an image) that holds the sample; of several, --row is taken.
+        task: inpaint, denoise, deblur or superres.
+        count: how many draws (-n).
+        output: .npz file to write (-o), with a .png beside it for images; RUN/restored/… when not given.
+        row: which sample of the input.
+        degrade: the input is whole: mask, blur, shrink or make it noisy first.
+        mask: of inpaint: .npy of booleans, True where known, or what is missing: left, right, top, bottom, centre.
+        noise: standard deviation of the noise on the input, in the units of the data.
+        width: of deblur, the blur's standard deviation in pixels.
+        factor: of superres, how many times smaller the input is.
+        label: the class of the sample, where it is known.
+        method: moments, pigdm, dps or particles (exact in the limit, and slow).
+        steps: of the sampler; 30 when not given, 200 for particles.
+        seed: of the draws, and of the noise of --degrade.
+    """
+
+    run: str
+    input: str
+    task: str = "inpaint"
+    count: int = 8
+    output: str | None = None
+    row: int = 0
+    degrade: bool = False
+    mask: str | None = None
+    noise: float = 0.0
+    width: float = 1.0
+    factor: int = 2
+    label: str | None = None
+    method: str = "moments"
+    steps: int | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """Judge a run: its samples beside held-out data, every figure with its error.
+
+    Args:
+        run: run folder.
+        count: how many samples to draw for each figure.
+        seed: seed of the samples.
+        json: print JSON instead of a table.
+    """
+
+    run: str
+    count: int = 1000
+    seed: int = 0
+    json: bool = False
+
+
+@dataclass(frozen=True)
+class CheckOptions:
+    """Check the theorems: both sides of each computed, beside their error; exit code 1 where one fails.
+
+    Args:
+        only: the name of one theorem, or of a part: score, matching, denoising, dynamics or likelihood.
+        seed: seed of all samples.
+        json: print JSON instead of a table.
+    """
+
+    only: str | None = None
+    seed: int = 0
+    json: bool = False
+
+
+@dataclass(frozen=True)
+class InfoOptions:
+    """Say what a run folder holds: recipe, step, data, versions, and the next command.
+
+    Args:
+        run: run folder.
+    """
+
+    run: str
+
+
+@dataclass(frozen=True)
+class DemoOptions:
+    """Train on real handwritten digits, draw samples, score them, and leave pictures in a folder.
+
+    Args:
+        output: run folder.
+        seconds: training time on this machine; the number of steps is measured once.
+        fresh: train anew even if a finished demo is there.
+    """
+
+    output: str = "runs/demo"
+    seconds: float = 100.0
+    fresh: bool = False
