@@ -16,6 +16,7 @@ from scorefield.settings import (
     CheckOptions,
     DemoOptions,
     EvaluateOptions,
+    ExperimentOptions,
     FitOptions,
     InfoOptions,
     LikelihoodOptions,
@@ -35,6 +36,7 @@ COMMANDS: dict[str, tuple[str, tuple[type, ...], dict[str, str], tuple[str, ...]
     "fit": ("fitting", (FitOptions,), {"output": "-o"}, ("model", "data")),
     "likelihood": ("drawing", (LikelihoodOptions,), {"count": "-n", "output": "-o"}, ("run", "data")),
     "info": ("learning", (InfoOptions,), {}, ("run",)),
+    "experiment": ("experimenting", (ExperimentOptions,), {"output": "-o"}, ("name",)),
     "check": ("judging", (CheckOptions,), {}, ()),
 }
 

@@ -21,6 +21,7 @@ from scorefield.training import Engine
 
 if TYPE_CHECKING:
     from scorefield.evaluation import Row
+    from scorefield.experiments import Outcome
     from scorefield.metrics import Estimate
     from scorefield.runs.density import RunLikelihood
     from scorefield.theory import Claim
@@ -179,3 +180,16 @@ def notes(run: Run, console: Console) -> None:
     """What was damaged in the run folder and passed over."""
     for note in run.notes:
         console.print(f"[yellow]note:[/yellow] {escape(note)}", soft_wrap=True)
+
+
+def outcome(console: Console, found: Outcome) -> None:
+    """An experiment's table, and what to see in it."""
+    listed = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for k, name in enumerate(found.columns):
+        listed.add_column(escape(name), justify="left" if k == 0 else "right")
+    for row in found.rows:
+        listed.add_row(*(escape(cell) if isinstance(cell, str) else f"{cell:.4g}" for cell in row))
+    console.print(listed)
+    for sentence in found.said:
+        console.print(escape(sentence), soft_wrap=True)
+    console.print(f"{found.seconds:.0f} s")

@@ -101,7 +101,7 @@ def write(path: Path, samples: Samples, classes: Sequence[str]) -> Path:
     return write_whole(path, lambda file: np.savez(file, allow_pickle=False, **arrays))
 
 
-def write_whole(path: Path, fill: Callable[[IO[bytes]], None]) -> Path:
+def write_whole(path: Path, fill: Callable[[IO[bytes]], object]) -> Path:
     """Write a file beside its place by `fill` and rename it into place: whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")

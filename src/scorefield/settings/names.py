@@ -20,3 +20,7 @@ FAMILIES = (
     *("von-mises-fisher", "bingham", "simplex", "boltzmann"),
 )
 SAMPLERS = (*FLOWS, *DIFFUSIONS, *KERNELS)
+EXPERIMENTS = (
+    *("fields", "objectives", "manifold", "low-density", "mixing", "annealing", "sde", "ddpm", "optimisation", "lyu"),
+    "ncsn",
+)

@@ -211,3 +211,24 @@ class DemoOptions:
     output: str = "runs/demo"
     seconds: float = 100.0
     fresh: bool = False
+
+
+@dataclass(frozen=True)
+class ExperimentOptions:
+    """Do an experiment of the theory: its pictures, its figures and what to see in them.
+
+    Args:
+        name: fields, objectives, manifold, low-density, mixing, annealing, sde, ddpm, optimisation, lyu or ncsn.
+        output: folder for its pictures and trained runs (-o); runs/experiments/NAME when not given.
+        root: folder with the files of a data set, for manifold and ncsn; the embedded data when not given.
+        seed: of everything random in it.
+        fresh: do it anew even if the folder holds its outcome.
+        json: print JSON instead of a table.
+    """
+
+    name: str
+    output: str | None = None
+    root: str | None = None
+    seed: int = 0
+    fresh: bool = False
+    json: bool = False
