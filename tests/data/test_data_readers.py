@@ -77,7 +77,7 @@ def test_toys_are_drawn_by_count_and_seed(tmp_path, name):
 
 
 def test_names_are_those_that_prepare_knows(tmp_path):
-    assert names() == ["digits", "mnist", "fashion-mnist", *TOYS]
+    assert names() == ["digits", "mnist", "fashion-mnist", "cifar10", "celeba", "celeba-32", *TOYS]
 
 
 @pytest.mark.parametrize(
@@ -232,7 +232,7 @@ def test_settings_are_honoured_or_refused(tmp_path):
     refused(tmp_path, "digits", "count", "toy", "500", count=500)
     refused(tmp_path, "rings", "count", "1", count=1)
     refused(tmp_path, saved(tmp_path / "two.npy", VECTORS[:2]), "2 rows", "held_out=0.1")
-    refused(tmp_path, text(tmp_path / "d.parquet", "x"), ".parquet", ".npy")
+    refused(tmp_path, text(tmp_path / "d.feather", "x"), ".feather", ".npy")
 
 
 def test_pickles_are_refused_and_run_nothing(tmp_path):

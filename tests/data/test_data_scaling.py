@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from scorefield.data import Scaling
+from scorefield.data import Scaling, Table, prepare
 from scorefield.data.scaling import learn_scaling
+from scorefield.settings import DataSettings
 
 Z = np.random.default_rng(0).normal(size=(5_000, 3))
 
@@ -62,3 +63,43 @@ def test_apply_leaves_the_raw_samples_alone():
     raw = Z.copy()
     learn_scaling(lambda: [raw], ("a", "b", "c")).apply(raw)
     np.testing.assert_array_equal(raw, Z)
+
+
+def test_mixed_columns_come_back_and_the_volume_is_the_determinant():
+    """u = R diag(1/c) (x - m), undone to float64 rounding; log|det| by numpy from the map itself."""
+    root = np.array([[1.0, -2.0, 0.0], [0.5, 1.0, 0.3], [0.0, 0.0, 4.0]])
+    scaling = Scaling(np.array([100.0, 0.0, -1.0]), np.array([0.5, 1e-6, 3e2]), root)
+    u = torch.from_numpy(Z)
+    raw = scaling.mean + scaling.scale * np.linalg.solve(root, Z.T).T
+    np.testing.assert_allclose(scaling.apply(raw), Z, atol=1e-6)
+    np.testing.assert_allclose(scaling.undo(u, "float64"), raw, rtol=1e-12)
+    np.testing.assert_allclose(scaling.undo(u.reshape(10, 500, 3), "float64"), raw.reshape(10, 500, 3), rtol=1e-12)
+    jacobian = torch.autograd.functional.jacobian(scaling.differences, u[0]).numpy()
+    assert np.isclose(scaling.log_volume((3,)), -np.linalg.slogdet(jacobian)[1], rtol=1e-12)
+    again = Scaling.from_json(scaling.to_json())
+    np.testing.assert_array_equal(again.root, root)
+
+
+def test_the_volume_of_an_image_counts_every_pixel():
+    assert np.isclose(Scaling(np.array(3.0), np.array(2.0)).log_volume((1, 4, 4)), -16 * np.log(2), rtol=1e-15)
+
+
+def test_a_scaling_without_a_root_is_stored_as_before():
+    plain = {"mean": [1.0, 2.0], "scale": [3.0, 4.0]}
+    scaling = Scaling.from_json(plain)
+    assert scaling.root is None
+    assert scaling.to_json() == plain
+
+
+def test_rows_in_memory_are_prepared_like_a_file(tmp_path):
+    """The same arrays as from .npy; a scaling that is given is kept, and what is asked of rows is checked."""
+    np.save(tmp_path / "z.npy", Z)
+    settings = DataSettings("anything in words", held_out=0.2)
+    given = Scaling(np.zeros(3), np.full(3, 2.0), 2 * np.eye(3))
+    data = prepare(settings, tmp_path / "memory", table=Table(Z, None, ("a", "b", "c")), scaling=given)
+    file = prepare(DataSettings(str(tmp_path / "z.npy"), held_out=0.2), tmp_path / "file")
+    assert data.info.sha256 == file.info.sha256
+    assert (data.info.source, data.info.columns) == ("anything in words", ("a", "b", "c"))
+    np.testing.assert_allclose(data.x_scaled(slice(None)), Z, atol=1e-6)
+    with pytest.raises(ValueError, match="held_out must"):
+        prepare(DataSettings("words", held_out=2.0), tmp_path / "bad", table=Table(Z))

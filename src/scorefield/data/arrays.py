@@ -26,11 +26,13 @@ class Table:
         x: the samples, shape (n, ...).
         labels: one per row: integers or strings; None where there are none.
         columns: names of the columns of a table; () where the source names none.
+        files: what was read of a named set, by the files' names; () for other sources.
     """
 
     x: np.ndarray
     labels: np.ndarray | None = None
     columns: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
 
 
 def read_npy(path: Path) -> Table:

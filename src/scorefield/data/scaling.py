@@ -1,4 +1,4 @@
-r"""Scaling: networks see $(x - m) / c$, users see the data's own units."""
+r"""Scaling: networks see $(x - m) / c$, or $R\,\operatorname{diag}(c)^{-1}(x - m)$; users see the data's own units."""
 
 from __future__ import annotations
 
@@ -14,35 +14,56 @@ RESOLUTION = 1e-12  # a column that spreads less than this, relative to its mean
 
 @dataclass(frozen=True, eq=False)
 class Scaling:
-    r"""The affine map $x \mapsto (x - m) / c$ that gives the training rows mean 0 and standard deviation 1.
+    r"""The affine map $x \mapsto u = R\,\operatorname{diag}(c)^{-1}(x - m)$ from the data's units to what networks see.
 
     Args:
         mean: $m$, float64: one number for images, shape (), or one per column of vectors, shape (d,).
         scale: $c > 0$, like `mean`.
+        root: $R$, invertible, (d, d), for vectors whose columns are mixed; None for the identity.
     """
 
     mean: np.ndarray
     scale: np.ndarray
+    root: np.ndarray | None = None
 
     def apply(self, raw: np.ndarray) -> Tensor:
         """From data units, (B, *D), to what networks see, float32; computed in float64 except for bytes."""
-        inside = np.float32 if raw.dtype == np.uint8 else np.float64
+        inside = np.float32 if raw.dtype == np.uint8 and self.root is None else np.float64
         x = np.subtract(raw, self.mean, dtype=inside)
-        return torch.from_numpy(np.divide(x, self.scale, out=x, casting="same_kind").astype(np.float32, copy=False))
+        x = np.divide(x, self.scale, out=x, casting="same_kind")
+        x = x if self.root is None else x @ self.root.T
+        return torch.from_numpy(x.astype(np.float32, copy=False))
 
     def undo(self, x: Tensor, dtype: np.dtype | str) -> np.ndarray:
-        """Back to data units, computed in float64; returned as float64 where the data's `dtype` is, else as float32."""
-        raw = self.mean + self.scale * x.detach().cpu().double().numpy()
+        """Back to data units, computed in float64; returned as float64 where the data's `dtype` is, else as float32.
+
+        Args:
+            x: what networks see, (..., *D).
+            dtype: of the data.
+        """
+        raw = self.mean + self.differences(x.detach().cpu().double()).numpy()
         return raw.astype(np.float64 if np.dtype(dtype) == np.float64 else np.float32)
+
+    def differences(self, x: Tensor) -> Tensor:
+        r"""The linear part of `undo`, $\operatorname{diag}(c) R^{-1} u$, (..., *D); differentiable, in x's dtype."""
+        if self.root is not None:
+            x = x @ torch.from_numpy(np.linalg.inv(self.root)).to(x).T
+        return x * torch.as_tensor(self.scale).to(x)
+
+    def log_volume(self, shape: tuple[int, ...]) -> float:
+        r"""$\log |\det \partial u/\partial x|$ of such a sample: what a log-density of u gains in data units."""
+        volume = -float(np.broadcast_to(np.log(self.scale), shape).sum())
+        return volume if self.root is None else volume + float(np.linalg.slogdet(self.root)[1])
 
     def to_json(self) -> dict[str, object]:
         """Plain numbers and lists, which JSON holds without rounding."""
-        return {"mean": self.mean.tolist(), "scale": self.scale.tolist()}
+        plain = {"mean": self.mean.tolist(), "scale": self.scale.tolist()}
+        return plain if self.root is None else {**plain, "root": self.root.tolist()}
 
     @classmethod
     def from_json(cls, fields: dict[str, object]) -> Scaling:
-        """The inverse of `to_json`."""
-        return cls(*(np.asarray(fields[key], dtype=np.float64) for key in ("mean", "scale")))
+        """The inverse of `to_json`; a missing root is none."""
+        return cls(*(np.asarray(fields[key], dtype=np.float64) for key in ("mean", "scale", "root") if key in fields))
 
 
 def learn_scaling(pieces: Callable[[], Iterable[np.ndarray]], columns: tuple[str, ...]) -> Scaling:

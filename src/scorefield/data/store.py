@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from scorefield.checks import check_count
-from scorefield.data.arrays import read_csv
-from scorefield.data.readers import read
+from scorefield.data.arrays import Table
+from scorefield.data.readers import TABLES, check_treatment, read, read_table
 from scorefield.data.samples import check_samples, held_out_count, split
 from scorefield.data.scaling import Scaling, learn_scaling
 from scorefield.data.staging import Staging
@@ -37,6 +37,7 @@ class DatasetInfo:
         dropped_rows: rows left out for NaN or infinity.
         held_out: number of rows kept out of training.
         seed: of the choice of those rows, and of the draw from a toy density.
+        files: what was read of a named set, by the files' names; () for other sources.
     """
 
     source: str
@@ -50,17 +51,19 @@ class DatasetInfo:
     dropped_rows: int
     held_out: int
     seed: int
+    files: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, object]:
         """A dict that `json.dumps` takes and `from_json` turns back."""
         plain = {field.name: getattr(self, field.name) for field in fields(self)}
-        lists = {key: list(plain[key]) for key in ("shape", "classes", "columns")}
+        lists = {key: list(plain[key]) for key in ("shape", "classes", "columns", "files")}
         return {**plain, **lists, "scaling": self.scaling.to_json()}
 
     @classmethod
     def from_json(cls, content: dict) -> DatasetInfo:
         """The inverse of `to_json`."""
         tuples = {key: tuple(content[key]) for key in ("shape", "classes", "columns")}
+        tuples["files"] = tuple(content.get("files", ()))  # older folders do not name them
         return cls(**{**content, **tuples, "scaling": Scaling.from_json(content["scaling"])})
 
 
@@ -103,13 +106,17 @@ class Dataset:
         return None if self.y is None else torch.from_numpy(np.array(self.y[rows]))
 
 
-def prepare(settings: DataSettings, folder: Path, *, seed: int = 0) -> Dataset:
+def prepare(
+    settings: DataSettings, folder: Path, *, seed: int = 0, table: Table | None = None, scaling: Scaling | None = None
+) -> Dataset:
     """Read and check a source, write it into a folder and open it; what is refused leaves nothing behind.
 
     Args:
         settings: where the data come from and how they are treated.
         folder: where x.npy, y.npy and dataset.json go; made if it is not there.
         seed: of the choice of held-out rows, and of the draw from a toy density; >= 0.
+        table: the samples themselves, where they lie in memory; `settings.source` then only says what they are.
+        scaling: to what networks see, where the caller knows better; None learns it from the training rows.
 
     Returns:
         the data set, memory-mapped.
@@ -119,7 +126,11 @@ def prepare(settings: DataSettings, folder: Path, *, seed: int = 0) -> Dataset:
         TypeError: values or labels of a kind that cannot be used.
     """
     check_count("seed", seed, least=0)
-    samples = check_samples(read(settings, seed=seed), on_nonfinite=settings.on_nonfinite)
+    if table is None:
+        table = read(settings, seed=seed, scratch=Path(folder))
+    else:
+        check_treatment(settings)
+    samples = check_samples(table, on_nonfinite=settings.on_nonfinite)
     n, y = len(samples.rows), samples.y
     held_out = held_out_count(n, y, settings.held_out)
     train_rows, _ = split(n, y, held_out, seed)
@@ -128,7 +139,7 @@ def prepare(settings: DataSettings, folder: Path, *, seed: int = 0) -> Dataset:
             f"at least 2 rows are needed for training, {len(train_rows)} of {n} is left with held_out="
             f"{settings.held_out:g}; give more rows or pass held_out=0"
         )
-    scaling = learn_scaling(lambda: samples.pieces(train_rows), samples.columns)
+    scaling = scaling or learn_scaling(lambda: samples.pieces(train_rows), samples.columns)
     with Staging(Path(folder)) as staging:
         shape = (n, *samples.x.shape[1:])
         sha256 = {"x.npy": staging.add_array("x.npy", samples.pieces(), shape, samples.dtype)}
@@ -146,6 +157,7 @@ def prepare(settings: DataSettings, folder: Path, *, seed: int = 0) -> Dataset:
             dropped_rows=len(samples.x) - n,
             held_out=held_out,
             seed=seed,
+            files=table.files,
         )
         staging.add("dataset.json", [json.dumps(info.to_json(), indent=1).encode()])
         staging.commit(last="dataset.json", retire=["y.npy"])
@@ -169,11 +181,11 @@ def read_rows(settings: DataSettings, *, seed: int = 0) -> np.ndarray:
 
 
 def read_columns(path: str | Path, columns: Sequence[str] | None = None) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Read numbers from a .csv file, all of its columns or some, or the vectors of an .npy or .npz file.
+    """Read numbers from a .csv or .parquet file, all of its columns or some, or the vectors of another source.
 
     Args:
         path: the file.
-        columns: names of columns of a .csv, in the order wanted; the others may hold anything.
+        columns: names of columns of a table, in the order wanted; the others may hold anything.
 
     Returns:
         the rows (n, d), NaN where a cell is empty, and the columns' names.
@@ -182,11 +194,11 @@ def read_columns(path: str | Path, columns: Sequence[str] | None = None) -> tupl
         ValueError: a file that is missing, damaged or of another kind, unknown columns, or cells that are no numbers.
     """
     source = Path(path)
-    if source.suffix.lower() == ".csv" and source.is_file():
-        table = read_csv(source, None, columns)
+    if source.suffix.lower() in TABLES and source.is_file():
+        table = read_table(source, None, columns)
     else:
         if columns is not None:
-            raise ValueError(f"columns are chosen from .csv files, got {path}; leave them out")
+            raise ValueError(f"columns are chosen from {' and '.join(TABLES)} files, got {path}; leave them out")
         table = read(DataSettings(str(path)), seed=0)
     if table.x.ndim != 2:
         raise ValueError(f"{path} must hold rows of numbers, (n, d), got shape {table.x.shape}")
