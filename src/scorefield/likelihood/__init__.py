@@ -2,12 +2,13 @@
 
 from scorefield.likelihood.bits import BitsPerDim, bits_per_dim, dequantise
 from scorefield.likelihood.bound import Bound, ancestral_bound
-from scorefield.likelihood.flow import LogLikelihood, log_likelihood
+from scorefield.likelihood.flow import Grid, LogLikelihood, log_likelihood
 from scorefield.likelihood.partition import LogPartition, annealed_importance
 
 __all__ = [
     "BitsPerDim",
     "Bound",
+    "Grid",
     "LogLikelihood",
     "LogPartition",
     "ancestral_bound",

@@ -31,6 +31,19 @@ from scorefield.noise import Noise
 
 
 @dataclass(frozen=True)
+class Grid:
+    r"""The steps of one call, to be taken again by others: a row's answer then does not depend on its batch.
+
+    Attributes:
+        width: $\sqrt v$ of the coordinates.
+        nodes: values of the clock where the steps end.
+    """
+
+    width: float
+    nodes: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class LogLikelihood:
     r"""Log-likelihoods, each with its two errors.
 
@@ -40,12 +53,14 @@ class LogLikelihood:
         step_error: how much steps of twice the length would have changed, added up over the steps without their
             signs, (B,): a bound on the error of the steps, as long as they resolve the flow.
         evaluations: how many times the score was called on the batch.
+        grid: the steps that were taken; None where there were none.
     """
 
     nats: Tensor
     probe_se: Tensor
     step_error: Tensor
     evaluations: int
+    grid: Grid | None = None
 
 
 def log_likelihood(
@@ -57,7 +72,7 @@ def log_likelihood(
     probes: int = 32,
     law: str = "rademacher",
     rtol: float = 1e-4,
-    steps: int | None = None,
+    steps: int | Grid | None = None,
     prior: Distribution | None = None,
     generator: Generator = None,
 ) -> LogLikelihood:
@@ -75,7 +90,7 @@ def log_likelihood(
         law: law of the probes (see `calculus.probe_like`).
         rtol: tolerance of a step, relative and absolute, > 0.
         steps: an even number >= 2 of steps of equal length in the angle, in place of the tolerance; the first is made
-            in seven parts.
+            in seven parts. Or the `grid` of another call, whose steps are taken again whatever the rows.
         prior: law at `t_max`, such as `noise.prior(shape, mean, variance)`; None for the law that has the given score
             there, $\log p_T(x) = -\tfrac12 c^2 \|s(0)\|^2 - \tfrac D2 \log 2\pi c^2 + \int_0^1 s(ux)^\top x\, du$
             with $c^2 = -D/\operatorname{tr}\nabla s(0)$: normal near the origin. (The plain $N(0, \sigma_T^2 I)$
@@ -98,8 +113,8 @@ def log_likelihood(
     check_choice("method", method, ("exact", "hutchinson"))
     check_count("probes", probes)
     check_positive("rtol", rtol)
-    check_count("steps", 2 if steps is None else steps, least=2)
-    if steps is not None and steps % 2:
+    check_count("steps", steps if isinstance(steps, int) else 2, least=2)
+    if isinstance(steps, int) and steps % 2:
         raise ValueError(
             f"steps must be even, so that each two can be compared with one of twice the length; got {steps}"
         )
@@ -111,12 +126,13 @@ def log_likelihood(
         return LogLikelihood(empty, empty, empty, 0)
     drawn = None if method == "exact" else torch.stack([probe_like(x, law, generator) for _ in range(probes)])
     with torch.no_grad():
-        flow = Flow(score, noise, x, drawn)
+        flow = Flow(score, noise, x, drawn, steps.width if isinstance(steps, Grid) else None)
         count = 1 if drawn is None else len(drawn)
         z = torch.cat(
             [x.double().flatten(1) / flow.scale(flow.low), x.new_zeros(len(x), count, dtype=torch.float64)], 1
         )
-        walk = solver.adaptive(flow, z, rtol) if steps is None else solver.along(flow, z, steps)
+        nodes = steps.nodes if isinstance(steps, Grid) else steps
+        walk = solver.adaptive(flow, z, rtol) if nodes is None else solver.along(flow, z, nodes)
         answers = flow.log_density(walk.past.z, prior)
         nats, step_error = answers.mean(1), walk.step_error()
     lost = (~nats.isfinite()).nonzero().flatten().tolist()
@@ -129,13 +145,15 @@ def log_likelihood(
         probe_se = torch.zeros_like(nats)
     else:
         probe_se = answers.std(1) / math.sqrt(probes) if probes > 1 else torch.full_like(nats, math.nan)
-    return LogLikelihood(nats, probe_se, step_error, flow.calls)
+    return LogLikelihood(nats, probe_se, step_error, flow.calls, Grid(flow.width, tuple(walk.taken)))
 
 
 class Flow:
     """The right-hand side on the clock, for the state z = (y, q), and the log-density at its two ends."""
 
-    def __init__(self, score: NoisyScore, noise: Noise, x: Tensor, probes: Tensor | None) -> None:
+    def __init__(
+        self, score: NoisyScore, noise: Noise, x: Tensor, probes: Tensor | None, width: float | None = None
+    ) -> None:
         self.score, self.noise, self.probes, self.shape, self.dtype, self.calls = (
             score,
             noise,
@@ -148,7 +166,7 @@ class Flow:
         first = torch.tensor(noise.t_min, dtype=torch.float64)
         alpha, sigma, power = noise.alpha(first).item(), noise.sigma(first).item(), x.double().square().mean().item()
         variance = max(power - sigma**2, 1e-2 * power, 1e-300) / alpha**2
-        self.width = math.sqrt(variance)  # only coordinates: any v is right
+        self.width = math.sqrt(variance) if width is None else width  # only coordinates: any v is right
         share = torch.cat([torch.zeros(1), torch.logspace(-8, 0, 512), torch.linspace(0, 1, 512)]).double().unique()
         times = torch.lerp(first, torch.full_like(first, noise.t_max), share)
         self._times = times.numpy()

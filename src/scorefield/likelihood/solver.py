@@ -76,15 +76,20 @@ class Past(NamedTuple):
 
 
 class Walk:
-    """The way so far: its state `past.z`, and what steps of twice the length would have changed."""
+    """The way so far: its state `past.z`, the steps `taken`, and what steps of twice the length would have changed."""
 
     def __init__(self, field: Field, z: Tensor) -> None:
         place = field.place(field.low)
         slope, _ = field(place, z)
         self.field, self.past = field, Past(z, [place.u], [slope])
-        self.paired, self.steps = self.past, 0
+        self.paired, self.taken = self.past, list[float]()
         self.error = torch.zeros(len(z), dtype=z.dtype, device=z.device)
         self.last = (torch.zeros_like(z), torch.zeros_like(z[:, :0]))
+
+    @property
+    def steps(self) -> int:
+        """How many were taken."""
+        return len(self.taken)
 
     def step(self, u: float, rtol: float = math.inf) -> float:
         """Try a step to u; how large its error is beside the tolerance. It is taken if that is at most 1."""
@@ -95,7 +100,8 @@ class Walk:
         error = z - guess
         size = _size(error, z, pull.shape[1], rtol)
         if size <= 1:
-            self.past, self.steps = self.past.then(z, place.u, slope), self.steps + 1
+            self.past = self.past.then(z, place.u, slope)
+            self.taken.append(u)
             if self.steps % 2 == 0:
                 self.error += _moved(z - self.paired.ahead(place.u, slope), pull)
                 self.paired = self.paired.then(z, place.u, slope)
@@ -134,12 +140,19 @@ def adaptive(field: Field, z: Tensor, rtol: float) -> Walk:
     )
 
 
-def along(field: Field, z: Tensor, steps: int) -> Walk:
-    """The walk in steps of equal length, the first in seven parts that double: the low order there is not felt."""
-    walk, h = Walk(field, z), (field.high - field.low) / steps
-    for k in (*(2.0**-i for i in range(6, 0, -1)), *range(1, steps + 1)):
-        walk.step(field.high if k == steps else field.low + h * k)
+def along(field: Field, z: Tensor, steps: int | Sequence[float]) -> Walk:
+    """The walk in steps of equal length, or to given values of the clock, the last of them its end."""
+    walk = Walk(field, z)
+    for u in _even(field, steps) if isinstance(steps, int) else steps:
+        walk.step(u)
     return walk
+
+
+def _even(field: Field, steps: int) -> list[float]:
+    """Steps of equal length, the first in seven parts that double: the low order there is not felt."""
+    h = (field.high - field.low) / steps
+    parts = (*(2.0**-i for i in range(6, 0, -1)), *range(1, steps))
+    return [*(field.low + h * k for k in parts), field.high]
 
 
 def integrals(nodes: Sequence[float], a: float, b: float) -> list[float]:

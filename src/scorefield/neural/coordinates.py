@@ -2,10 +2,9 @@ r"""Coordinates in which a table is learned: standardised, and decorrelated in p
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
+from scorefield.data import Scaling
 from scorefield.estimators.gaussian import standardise
 from scorefield.estimators.validation import Array
 
@@ -14,57 +13,30 @@ FOLDS = 5
 DEPENDENT = 1e-10  # an eigenvalue of the correlations below this is a linear relation between columns
 
 
-@dataclass(frozen=True, eq=False)
-class Coordinates:
-    r"""The map $z = C^{-p/2}\,\operatorname{diag}(c)^{-1}(x - m)$; noise that is isotropic in z is not so in x.
+def decorrelated(x: Array, w: Array, power: float, *, apart: np.ndarray | None = None) -> Scaling:
+    r"""The scaling $u = D\,C^{-p/2} \operatorname{diag}(c)^{-1}(x - m)$; noise that is isotropic in u is not so in x.
+
+    m and c are the means and standard deviations of the rows, C their correlations, shrunk towards the identity (see
+    `shrinkage`), and D is diagonal and gives every column of u variance 1.
 
     Args:
-        centre: m, (d,).
-        scale: c, (d,).
-        root: $C^{-p/2}$, symmetric, (d, d).
+        x: rows, (n, d).
+        w: their shares, (n,).
+        power: p in [0, 1]: 0 standardises alone, 1 makes the rows uncorrelated.
+        apart: columns that are standardised alone, (d,); None for none of them.
+
+    Raises:
+        ValueError: the range of a column overflows.
     """
-
-    centre: Array
-    scale: Array
-    root: Array
-
-    @staticmethod
-    def of(x: Array, w: Array, power: float, *, apart: np.ndarray | None = None) -> Coordinates:
-        r"""Mean and standard deviations of the rows, and their correlations C, shrunk, to the power -p/2.
-
-        C is shrunk towards the identity, see `shrinkage`.
-
-        Args:
-            x: rows, (n, d).
-            w: their shares, (n,).
-            power: p in [0, 1]: 0 standardises alone, 1 makes the rows uncorrelated.
-            apart: columns that are standardised alone, (d,); None for none of them.
-
-        Raises:
-            ValueError: the range of a column overflows.
-        """
-        z, centre, scale = standardise(x, w)
-        root = np.eye(x.shape[1])
-        mixed = np.ones(x.shape[1], bool) if apart is None else ~apart
-        if power and mixed.sum() > 1:
-            inside = z[:, mixed]
-            share, (values, vectors) = shrinkage(inside, w), np.linalg.eigh((inside * w[:, None]).T @ inside)
-            values = (1 - share) * values.clip(min=0) + share
-            root[np.ix_(mixed, mixed)] = (vectors * values ** (-power / 2)) @ vectors.T
-        return Coordinates(centre, scale, root)
-
-    def apply(self, x: Array) -> Array:
-        """From the units of the data to z."""
-        return ((x - self.centre) / self.scale) @ self.root
-
-    def undo(self, z: Array) -> Array:
-        """From z to the units of the data."""
-        return self.centre + self.scale * np.linalg.solve(self.root, z.T).T
-
-    @property
-    def log_volume(self) -> float:
-        r"""$\log |\det \partial z/\partial x|$: what a log-density in z gains in the units of the data."""
-        return float(np.linalg.slogdet(self.root)[1] - np.log(self.scale).sum())
+    z, mean, scale = standardise(x, w)
+    mixed = np.ones(x.shape[1], bool) if apart is None else ~apart
+    if not power or mixed.sum() < 2:
+        return Scaling(mean, scale)
+    inside, root = z[:, mixed], np.eye(x.shape[1])
+    share, (values, vectors) = shrinkage(inside, w), np.linalg.eigh((inside * w[:, None]).T @ inside)
+    values = (1 - share) * values.clip(min=0) + share
+    root[np.ix_(mixed, mixed)] = (vectors * values ** (-power / 2)) @ vectors.T
+    return Scaling(mean, scale, root / np.sqrt(w @ (z @ root.T) ** 2)[:, None])
 
 
 def shrinkage(z: Array, w: Array) -> float:

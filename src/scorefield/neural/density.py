@@ -2,27 +2,23 @@ r"""`ScoreDensity`: a density estimator for any array or data frame, learned at 
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
-from sklearn.utils.validation import check_is_fitted, validate_data
-from torch import Tensor
+from sklearn.utils.validation import check_is_fitted
 
-import scorefield
-from scorefield.calculus import divergence
 from scorefield.checks import check_between, check_count, check_positive
-from scorefield.estimators.validation import Array, check_rows_of, check_weights, names_of
-from scorefield.fields import at, denoise
-from scorefield.neural.coordinates import Coordinates, check_columns
+from scorefield.estimators.validation import Array, check_weights, names_of
+from scorefield.neural import answers
+from scorefield.neural.coordinates import check_columns, decorrelated
 from scorefield.neural.folder import pack, read, temporary, unpack, write
-from scorefield.neural.search import MOST, NEVER, create, resample, trial
-from scorefield.neural.tables import Frame
+from scorefield.neural.imputing import impute
+from scorefield.neural.search import NEVER, choose, create, resample
+from scorefield.neural.tables import Frame, incomplete, rows
 from scorefield.runs import Run, run_likelihood
 from scorefield.settings import MLPSize, Recipe, UNetSize
 
@@ -30,15 +26,15 @@ POWERS = (0.0, 0.5, 1.0)  # the coordinates that are compared
 FEWEST = 5  # rows
 MANY = 5000  # rows from which batches are larger
 AVERAGED = 100  # steps over which the weights are averaged
-PROBES = 32  # of the divergence of images
 
 
 class ScoreDensity(BaseEstimator):
     r"""A neural density: a noise-conditional score network, trained with settings chosen from the data.
 
     It learns the score of the data at all noise levels; `sample` follows the probability flow from noise to data,
-    `score_samples` back, and `denoise` is Tweedie's formula. **The law it has is that of the data blurred by its
-    smallest noise level** (`noise_range_`), which is chosen well below the distance of neighbours.
+    `score_samples` back, `denoise` is Tweedie's formula, and `impute` draws what rows miss. **The law it has is that of
+    the data blurred by its smallest noise level** (`noise_range_`), which is chosen well below the distance of
+    neighbours.
 
     Tables are standardised and, as far as held-out rows like it, decorrelated. Network and steps are kept from learning
     small tables by heart: 15 % of the rows are held out, training goes on until their objective is best, and the
@@ -62,7 +58,7 @@ class ScoreDensity(BaseEstimator):
         random_state: a seed, a `RandomState` or None: of held-out rows, weights, batches and noise.
 
     Attributes:
-        run_: the run: network, noise and training rows, in learned coordinates.
+        run_: the run: network, noise, training rows and their scaling.
         steps_: how many steps it trained for.
         decorrelate_: p.
         shape_: of an encoded sample, (d,) or (C, H, W).
@@ -76,7 +72,6 @@ class ScoreDensity(BaseEstimator):
     n_features_in_: int
     feature_names_in_: np.ndarray
     _frame: Frame | None
-    _coordinates: Coordinates | None
 
     def __init__(
         self,
@@ -119,21 +114,23 @@ class ScoreDensity(BaseEstimator):
         self._check_settings()
         rng = check_random_state(self.random_state)
         self._frame = Frame.of(X)
-        x = self._rows(X, rng, fitting=True)
+        x = rows(self, X, rng, fitting=True, least=FEWEST)
         w = check_weights(sample_weight, len(x))
         x, w = x[w > 0], w[w > 0]
         if len(x) < FEWEST:
             raise ValueError(f"{len(x)} samples have a weight > 0; ScoreDensity needs {FEWEST} or more")
         self.shape_ = x.shape[1:] if x.ndim != 3 else (1, *x.shape[1:])
-        home = temporary()
-        recipe = self._recipe(len(x), x.shape[1], int(rng.randint(2**31 - 1)))
-        steps, power, self._coordinates = self.steps or MOST, 0.0, None
+        home, recipe = temporary(), self._recipe(len(x), x.shape[1], _seed(rng))
+        power, scaling, names = 0.0, None, []
         if x.ndim == 2:
-            check_columns(x, w, self.get_feature_names_out().tolist(), apart=self._apart())
-            steps, power = self._choose(x, w, recipe, Path(home.name), rng)
-            self._coordinates = Coordinates.of(x, w, power, apart=self._apart())
-            x = self._coordinates.apply(x)
-        run = create(replace(recipe, steps=steps), Path(home.name) / "run", resample(x, w, rng))
+            names, apart = self.get_feature_names_out().tolist(), None if self._frame is None else self._frame.one_hot
+            check_columns(x, w, names, apart=apart)
+            powers = POWERS if self.decorrelate is None else (float(self.decorrelate),)
+            mixed = x.shape[1] if apart is None else int((~apart).sum())
+            how: Any = {"powers": powers if mixed > 1 else (0.0,), "held_out": self.held_out, "apart": apart}
+            steps, power = choose(x, w, recipe, Path(home.name), rng, **how)
+            recipe, scaling = replace(recipe, steps=steps), decorrelated(x, w, power, apart=apart)
+        run = create(recipe, Path(home.name) / "run", resample(x, w, rng), scaling, names)
         for _ in run.train(checkpoint_seconds=NEVER):
             pass
         self.decorrelate_ = power
@@ -149,10 +146,7 @@ class ScoreDensity(BaseEstimator):
         check_is_fitted(self)
         count = int(n_samples) if isinstance(n_samples, np.integer) else n_samples
         check_count("n_samples", count)
-        drawn = self.run_.sample(count, int(check_random_state(random_state).randint(2**31 - 1))).x.numpy()
-        if self._coordinates is None:
-            return drawn
-        x = self._coordinates.undo(drawn)
+        x = self.run_.sample(count, _seed(random_state)).x.numpy()
         return x if self._frame is None else self._frame.decode(x)
 
     def score_samples(self, X: Any) -> Array:
@@ -163,9 +157,7 @@ class ScoreDensity(BaseEstimator):
         Raises:
             ValueError: one-hot columns, which have no density, without `dequantise`.
         """
-        z = self._to_learned(self._with_density(X))
-        volume = 0.0 if self._coordinates is None else self._coordinates.log_volume
-        return run_likelihood(self.run_, z, probes=PROBES).nats.numpy() + volume
+        return run_likelihood(self.run_, self._with_density(X), probes=answers.PROBES).nats.numpy()
 
     def log_density(self, X: Any) -> Array:
         """The same as `score_samples`: this density is normalised."""
@@ -181,27 +173,22 @@ class ScoreDensity(BaseEstimator):
             ValueError: one-hot columns without `dequantise`.
         """
         x = self._with_density(X)
-        how: dict[str, Any] = {"method": "exact"}
-        if self._coordinates is None:
-            how = {"method": "hutchinson", "probes": PROBES, "generator": torch.Generator().manual_seed(0)}
-        s, trace = divergence(self._smallest, torch.from_numpy(x.astype(np.float64)), **how)
-        rho = (s.flatten(1).square().sum(1) / 2 + trace).detach().numpy()
-        if not np.isfinite(rho).all():
-            raise ValueError("the objective overflows in float64; rescale the columns of X")
-        return -float(check_weights(sample_weight, len(x)) @ rho)
+        return -answers.objective(self.run_, self._model, x, check_weights(sample_weight, len(x)))
 
-    def score_function(self, X: Any) -> Array:
-        """The gradient of the log-density at the smallest noise level, shaped like the encoded rows of X.
+    def score_function(self, X: Any, sigma: float | None = None) -> Array:
+        r"""The gradient of the log-density of noised rows, $\nabla_x \log p_\sigma$, shaped like the encoded rows of X.
+
+        A network's error in the score grows like $1/\sigma$: at the smallest level it can exceed the score itself, and
+        a level of 0.05 to 0.3 trades it for a blur of that size.
+
+        Args:
+            X: rows like those of `fit`.
+            sigma: noise level, as in `denoise`; None for the smallest, which blurs least.
 
         Raises:
-            ValueError: it overflows, as with columns of the size of 1e-320.
+            ValueError: sigma outside of `noise_range_`, or a score that overflows, as with columns of 1e-320.
         """
-        x = self._rows(X, check_random_state(0), fitting=False)
-        with torch.no_grad():
-            s = self._smallest(torch.from_numpy(x.astype(np.float64))).numpy()
-        if not np.isfinite(s).all():
-            raise ValueError("the score overflows in float64; rescale the columns of X")
-        return s
+        return answers.score(self.run_, self._model, self._rows(X), sigma)
 
     def denoise(self, X: Any, sigma: float) -> Array:
         r"""The posterior mean of clean rows given noised ones, by Tweedie's formula $x + \Sigma\,s(x, \sigma)$.
@@ -215,25 +202,51 @@ class ScoreDensity(BaseEstimator):
             ValueError: sigma outside of `noise_range_`, or rows with categories, which no normal noise is added to.
         """
         check_is_fitted(self)
-        check_between("sigma", sigma, *self.noise_range_)
         if self._frame is not None:
             raise ValueError("rows with categories cannot carry normal noise; fit the columns of numbers alone")
-        noise = self.run_.noise
-        t = noise.time_at(torch.tensor(sigma, dtype=torch.float64))
-        x = self._to_learned(self._rows(X, check_random_state(0), fitting=False))
-        with torch.no_grad():
-            clean = denoise(self._model, noise, self.run_.dataset.info.scaling.apply(x).double(), t)
-        z = self.run_.dataset.info.scaling.undo(clean, "float64")
-        return z if self._coordinates is None else self._coordinates.undo(z)
+        return answers.denoised(self.run_, self._model, self._rows(X), sigma)
+
+    def impute(self, X: Any, n_draws: int = 1, random_state: Any = None) -> Any:
+        r"""Fill in missing values by draws from $p(x_M \mid x_K)$, the missing given the known; what is known stays.
+
+        By the score of the posterior, from moments of the law given the noised row, and the reverse SDE: exact for
+        Gaussian laws up to its steps; where the missing values have several modes, their shares are approximate.
+
+        Args:
+            X: rows like those of `fit`, with NaN (in columns of categories also None or NA) where a value is missing.
+            n_draws: how many tables, each filled by other draws: their spread is the uncertainty, their mean
+                estimates the conditional one.
+            random_state: a seed, a `RandomState` or None; the same seed gives the same draws.
+
+        Returns:
+            a filled table like X (float64, or a data frame where there are categories); for `n_draws` > 1 an array
+            (n_draws, n, *D), or a list of data frames. X itself, copied, where nothing is missing.
+
+        Raises:
+            ValueError: a row that misses every value, infinities, categories that `fit` did not see, or columns other
+                than in `fit`.
+        """
+        check_is_fitted(self)
+        check_count("n_draws", n_draws)
+        rng = check_random_state(random_state)
+        x = incomplete(self, X, rng)
+        unknown = np.isnan(x).reshape(len(x), -1)
+        if unknown.all(1).any():
+            raise ValueError(
+                f"row {int(unknown.all(1).argmax())} of X misses every value; leave it out; sample draws such rows"
+            )
+        gaps, filled = unknown.any(1), np.repeat(x[None], n_draws, 0)
+        if gaps.any():
+            holes, seed = np.concatenate(list(filled[:, gaps])), _seed(rng)
+            drawn = impute(self._model, self.run_.noise, self.run_.dataset.info.scaling, holes, seed=seed)
+            filled[:, gaps] = drawn.reshape(n_draws, -1, *x.shape[1:])
+        tables = filled if self._frame is None else [self._frame.decode(table) for table in filled]
+        return tables if n_draws > 1 else tables[0]
 
     @property
     def noise_covariance_(self) -> Array:
         """Covariance of noise of level 1 in the units of the data, (d, d); for images its variance, ()."""
-        scale = self.run_.dataset.info.scaling.scale
-        if self._coordinates is None:
-            return scale**2
-        root = self._coordinates.scale[:, None] * np.linalg.solve(self._coordinates.root, np.diag(scale))
-        return root @ root.T
+        return answers.noise_covariance(self.run_.dataset.info.scaling)
 
     def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
         """Names of the encoded columns, those of `score_function`: column=category for one-hot ones."""
@@ -243,23 +256,14 @@ class ScoreDensity(BaseEstimator):
     def save(self, path: str | Path) -> Path:
         """Write the run folder, with `estimator.json` beside its recipe.
 
-        `scorefield` reads it as any run; what it samples there is in learned coordinates, and `load` undoes them.
+        `scorefield` reads it as any run: `sample` and `likelihood` are in the units of the data. Where there are
+        categories they speak of the encoded columns, by their names, and `load` decodes them.
 
         Raises:
             ValueError: the folder exists and is not empty.
         """
         check_is_fitted(self)
-        c = self._coordinates
-        content = {
-            "version": scorefield.__version__,
-            "parameters": {k: v for k, v in self.get_params().items() if k != "random_state"},
-            "decorrelate": self.decorrelate_,
-            "n_features_in": self.n_features_in_,
-            "feature_names_in": list(getattr(self, "feature_names_in_", [])),
-            "columns": self._frame and self._frame.to_json(),
-            "coordinates": c and {k: v.tolist() for k, v in vars(c).items()},
-        }
-        return write(self.run_, content, Path(path))
+        return write(self, Path(path))
 
     @classmethod
     def load(cls, path: str | Path) -> ScoreDensity:
@@ -268,16 +272,7 @@ class ScoreDensity(BaseEstimator):
         Raises:
             ValueError: no run folder, or one without `estimator.json`.
         """
-        run, content = read(Path(path))
-        made = cls(**content["parameters"])
-        made.n_features_in_, made.decorrelate_ = content["n_features_in"], content["decorrelate"]
-        if content["feature_names_in"]:
-            made.feature_names_in_ = np.array(content["feature_names_in"], dtype=object)
-        made._frame = content["columns"] and Frame.from_json(content["columns"])
-        c = content["coordinates"]
-        made._coordinates = c and Coordinates(**{k: np.array(v) for k, v in c.items()})
-        made.shape_ = run.dataset.shape
-        return made._ready(run, None)
+        return read(cls, Path(path))
 
     def __getstate__(self) -> Any:
         """The run folder travels with a pickle, file by file."""
@@ -296,9 +291,7 @@ class ScoreDensity(BaseEstimator):
         """Take in a trained run; the temporary folder that holds it lives as long as the estimator."""
         self.run_, self._home, self._model = run, home, run.load_model().double()
         self.steps_ = run.step
-        noise = run.noise
-        ends = noise.sigma(torch.tensor([noise.t_min, noise.t_max], dtype=torch.float64))
-        self.noise_range_ = (float(ends[0]), float(ends[1]))
+        self.noise_range_ = answers.noise_range(run.noise)
         return self
 
     def _check_settings(self) -> None:
@@ -317,6 +310,7 @@ class ScoreDensity(BaseEstimator):
         width = self.width or (256 if n >= MANY or d > 64 else 128)
         return Recipe(
             "",
+            steps=self.steps,
             unet=UNetSize(width=self.width or UNetSize().width),
             mlp=MLPSize(width, self.depth),
             batch_size=batch,
@@ -327,47 +321,6 @@ class ScoreDensity(BaseEstimator):
             seed=seed,
         )
 
-    def _choose(self, x: Array, w: Array, recipe: Recipe, home: Path, rng: np.random.RandomState) -> tuple[int, float]:
-        """Steps and power: what was asked for, or what held-out rows like best."""
-        powers = POWERS if self.decorrelate is None else (float(self.decorrelate),)
-        mixed = x.shape[1] if self._frame is None else int((~self._frame.one_hot).sum())
-        powers = powers if mixed > 1 else (0.0,)
-        if self.steps is not None and len(powers) == 1:
-            return self.steps, powers[0]
-        order = rng.permutation(len(x))
-        cut = min(max(1, round(self.held_out * len(x))), len(x) - 3)
-        kept, held = order[cut:], order[:cut]
-        w_kept, w_held = w[kept] / w[kept].sum(), w[held] / w[held].sum()
-        recipe, found = replace(recipe, steps=self.steps or MOST), []
-        for k, power in enumerate(powers):
-            to = Coordinates.of(x[kept], w_kept, power, apart=self._apart())
-            rows = resample(to.apply(x[kept]), w_kept, rng)
-            tried = trial(recipe, home / f"trial-{k}", rows, to.apply(x[held]), w_held, early=self.steps is None)
-            found.append((tried.log_density + to.log_volume, power, tried.steps))
-            shutil.rmtree(home / f"trial-{k}")
-        _, power, steps = max(found)
-        return (steps if self.steps is None else self.steps), power
-
-    def _rows(self, X: Any, rng: np.random.RandomState, *, fitting: bool) -> np.ndarray:
-        """X as numbers, checked: encoded where it holds categories, and dequantised if so wished."""
-        if not fitting:
-            check_is_fitted(self)
-        if self._frame is not None:
-            validate_data(self, X, reset=fitting, skip_check_array=True)
-            # a checker of its own: the one of all estimators knows nothing of the frame's columns
-            encoded = self._frame.encode(X)
-            x = check_rows_of(BaseEstimator(), encoded, fitting=True, least=FEWEST if fitting else 1)
-            return x + self._frame.one_hot * rng.uniform(size=x.shape) if self.dequantise else x
-        if getattr(X, "ndim", 2) <= 2 or hasattr(X, "toarray"):
-            x = check_rows_of(self, X, fitting=fitting, least=FEWEST)
-        else:
-            how: dict[str, Any] = {"dtype": "numeric", "allow_nd": True, "ensure_min_samples": FEWEST if fitting else 1}
-            x = np.asarray(validate_data(self, X, reset=fitting, **how))
-            x = x[:, None] if x.ndim == 3 else x
-        if not fitting and x.shape[1:] != self.shape_:
-            raise ValueError(f"X must have rows of shape {self.shape_}, as in fit, got {x.shape[1:]}")
-        return x
-
     def _with_density(self, X: Any) -> np.ndarray:
         check_is_fitted(self)
         if self._frame is not None and not self.dequantise:
@@ -375,19 +328,12 @@ class ScoreDensity(BaseEstimator):
                 "one-hot columns have no density; fit with dequantise=True, which gives them one, or leave out the "
                 f"columns {', '.join(c.name for c in self._frame.columns if c.categories is not None)}"
             )
-        return self._rows(X, check_random_state(0), fitting=False)
+        return self._rows(X)
 
-    def _to_learned(self, x: np.ndarray) -> np.ndarray:
-        return x if self._coordinates is None else self._coordinates.apply(x)
+    def _rows(self, X: Any) -> np.ndarray:
+        check_is_fitted(self)
+        return rows(self, X, check_random_state(0), fitting=False)
 
-    def _apart(self) -> np.ndarray | None:
-        return None if self._frame is None else self._frame.one_hot
 
-    def _smallest(self, x: Tensor) -> Tensor:
-        """The score at the smallest noise level, differentiable in x (B, *D), float64, all in the units of the data."""
-        scaling, c = self.run_.dataset.info.scaling, self._coordinates
-        z = x if c is None else (x - torch.from_numpy(c.centre)) / torch.from_numpy(c.scale) @ torch.from_numpy(c.root)
-        mean, scale = torch.from_numpy(scaling.mean), torch.from_numpy(scaling.scale)
-        t = torch.tensor(self.run_.noise.t_min, dtype=torch.float64)
-        s = at(self._model, t)((z - mean) / scale) / scale
-        return s if c is None else s @ torch.from_numpy(c.root) / torch.from_numpy(c.scale)
+def _seed(random_state: Any) -> int:
+    return int(check_random_state(random_state).randint(2**31 - 1))

@@ -8,26 +8,38 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+import scorefield
+from scorefield.neural.tables import Frame
 from scorefield.runs import Run
 
 FILE = "estimator.json"
 
 
-def write(run: Run, content: dict[str, Any], path: Path) -> Path:
-    """Copy a run folder to a new place and lay the estimator's own content into it.
+def write(estimator: Any, path: Path) -> Path:
+    """Copy the run folder of a `ScoreDensity` to a new place and lay what else the estimator knows into it.
 
     Raises:
         ValueError: the folder exists and is not empty.
     """
+    content = {
+        "version": scorefield.__version__,
+        "parameters": {k: v for k, v in estimator.get_params().items() if k != "random_state"},
+        "decorrelate": estimator.decorrelate_,
+        "n_features_in": estimator.n_features_in_,
+        "feature_names_in": list(getattr(estimator, "feature_names_in_", [])),
+        "columns": estimator._frame and estimator._frame.to_json(),
+    }
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise ValueError(f"a run folder needs a path that does not exist yet, got {path}; choose another")
-    shutil.copytree(run.path, path, dirs_exist_ok=True, ignore=shutil.ignore_patterns("lock"))
+    shutil.copytree(estimator.run_.path, path, dirs_exist_ok=True, ignore=shutil.ignore_patterns("lock"))
     (path / FILE).write_text(json.dumps(content, indent=1) + "\n")
     return path
 
 
-def read(path: Path) -> tuple[Run, dict[str, Any]]:
-    """A run folder and the estimator's own content.
+def read(kind: type[Any], path: Path) -> Any:
+    """What `write` wrote, as an estimator of that kind, which uses the folder where it lies.
 
     Raises:
         ValueError: no run folder, or one without that content.
@@ -36,9 +48,20 @@ def read(path: Path) -> tuple[Run, dict[str, Any]]:
     if not (path / FILE).is_file():
         raise ValueError(f"{path} was not written by ScoreDensity.save, it holds no {FILE}; use Run.open")
     try:
-        return run, dict(json.loads((path / FILE).read_text()))
+        content = dict(json.loads((path / FILE).read_text()))
     except ValueError as error:
         raise ValueError(f"{path / FILE} is damaged ({error}); save the estimator again") from None
+    if "coordinates" in content:
+        raise ValueError(
+            f"{path} is of an earlier scorefield and holds rows in coordinates of their own; fit and save again"
+        )
+    made = kind(**content["parameters"])
+    made.n_features_in_, made.decorrelate_ = content["n_features_in"], content["decorrelate"]
+    if content["feature_names_in"]:
+        made.feature_names_in_ = np.array(content["feature_names_in"], dtype=object)
+    made._frame = content["columns"] and Frame.from_json(content["columns"])
+    made.shape_ = run.dataset.shape
+    return made._ready(run, None)
 
 
 def pack(run: Run) -> dict[str, bytes]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import shutil
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
@@ -12,14 +14,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from scorefield.data import Scaling, Table
 from scorefield.estimators.validation import Array
 from scorefield.fields import given
 from scorefield.likelihood import log_likelihood
+from scorefield.neural.coordinates import decorrelated
 from scorefield.noise import Noise
 from scorefield.objectives import noise_conditional
 from scorefield.runs import Run, build_model
 from scorefield.settings import Recipe
 
+SOURCE = "rows given to ScoreDensity.fit"  # what the recipe names as its data
 MOST = 2000  # steps, where they are not given
 EVERY = 25  # steps between looks at the held-out rows
 PATIENCE = 1.5  # a run ends when it was best before it did so many times as many steps again
@@ -37,7 +42,51 @@ class Trial(NamedTuple):
     log_density: float
 
 
-def trial(recipe: Recipe, folder: Path, rows: Array, held_out: Array, w: Array, *, early: bool) -> Trial:
+def choose(
+    x: Array,
+    w: Array,
+    recipe: Recipe,
+    home: Path,
+    rng: np.random.RandomState,
+    *,
+    powers: tuple[float, ...],
+    held_out: float,
+    apart: np.ndarray | None,
+) -> tuple[int, float]:
+    """Steps and coordinates: what was asked for, or what held-out rows like best.
+
+    Args:
+        x: rows, (n, d).
+        w: their shares, (n,).
+        recipe: of the run; its steps are given, or None to be found.
+        home: a folder for the trials.
+        rng: what picks the held-out rows.
+        powers: those that are compared, see `decorrelated`.
+        held_out: fraction of the rows.
+        apart: columns that are standardised alone, (d,).
+
+    Returns:
+        the steps and the power.
+    """
+    if recipe.steps is not None and len(powers) == 1:
+        return recipe.steps, powers[0]
+    order = rng.permutation(len(x))
+    cut = min(max(1, round(held_out * len(x))), len(x) - 3)
+    kept, held = order[cut:], order[:cut]
+    w_kept, w_held = w[kept] / w[kept].sum(), w[held] / w[held].sum()
+    early, recipe, found = recipe.steps is None, dataclasses.replace(recipe, steps=recipe.steps or MOST), []
+    for k, power in enumerate(powers):
+        scaling, rows = decorrelated(x[kept], w_kept, power, apart=apart), resample(x[kept], w_kept, rng)
+        tried = trial(recipe, home / f"trial-{k}", rows, x[held], w_held, scaling, early=early)
+        found.append((tried.log_density, power, tried.steps if early else recipe.steps))
+        shutil.rmtree(home / f"trial-{k}")
+    _, power, steps = max(found)
+    return steps, power
+
+
+def trial(
+    recipe: Recipe, folder: Path, rows: Array, held_out: Array, w: Array, scaling: Scaling | None = None, *, early: bool
+) -> Trial:
     r"""Train on some rows and look at others.
 
     The weights' moving average is judged every 25 steps by the denoising objective under the likelihood's weight
@@ -46,14 +95,15 @@ def trial(recipe: Recipe, folder: Path, rows: Array, held_out: Array, w: Array, 
     returned is the one with the same sum of learning rates.
 
     Args:
-        recipe: of the run; its data are written here, its steps are the most.
+        recipe: of the run; its steps are the most.
         folder: for the run; must not exist.
         rows: to train on, (n, d).
         held_out: to judge by, (m, d).
         w: their shares, (m,).
+        scaling: to what the network sees; None learns mean and spread from the rows.
         early: False to judge the end alone.
     """
-    run = create(recipe, folder, rows)
+    run = create(recipe, folder, rows, scaling)
     model, noise = build_model(run.recipe, run.resolved, run.dataset.shape, 0), run.noise
     x, shares = run.dataset.info.scaling.apply(held_out), torch.from_numpy(w)
     most = run.resolved.training.steps
@@ -72,18 +122,16 @@ def trial(recipe: Recipe, folder: Path, rows: Array, held_out: Array, w: Array, 
     model.load_state_dict(kept or {})
     few = slice(None, None, max(1, len(x) // JUDGED))
     nats = _log_density(model, noise, x[few]) @ (shares[few] / shares[few].sum())
-    volume = float(np.log(run.dataset.info.scaling.scale).sum())
-    return Trial(same_rates(at, most), float(nats) - volume)
+    return Trial(same_rates(at, most), float(nats) + run.dataset.info.scaling.log_volume(run.dataset.shape))
 
 
-def create(recipe: Recipe, folder: Path, rows: np.ndarray) -> Run:
-    """A run at step 0 on these rows, which need not be kept in another place."""
-    source = folder.with_name(f"{folder.name}-rows.npy")
-    np.save(source, rows)
-    try:
-        return Run.create(dataclasses.replace(recipe, data=str(source)), folder)
-    finally:
-        source.unlink()
+def create(
+    recipe: Recipe, folder: Path, rows: np.ndarray, scaling: Scaling | None = None, columns: Sequence[str] = ()
+) -> Run:
+    """A run at step 0 on these rows, of which the recipe says where they come from."""
+    return Run.create(
+        dataclasses.replace(recipe, data=SOURCE), folder, table=Table(rows, None, tuple(columns)), scaling=scaling
+    )
 
 
 def look(model: nn.Module, noise: Noise, x: Tensor, w: Tensor) -> float:

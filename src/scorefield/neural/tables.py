@@ -1,4 +1,4 @@
-"""Data frames with columns of text, categories or truth values: one-hot encoded, and decoded again."""
+"""What `ScoreDensity` is given, as numbers; data frames with categories are one-hot encoded, and decoded again."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+from sklearn.base import BaseEstimator
+from sklearn.utils import check_array
+from sklearn.utils.validation import validate_data
 
-from scorefield.estimators.validation import Array
+from scorefield.estimators.validation import Array, check_rows_of
 
 
 @dataclass(frozen=True)
@@ -29,23 +32,26 @@ class Column:
         """How many columns it takes, encoded."""
         return 1 if self.categories is None else len(self.categories)
 
-    def encode(self, values: np.ndarray) -> np.ndarray:
-        """Its values (n,) as numbers, (n, width).
+    def encode(self, values: np.ndarray, *, missing: bool = False) -> np.ndarray:
+        """Its values (n,) as numbers, (n, width); those that are missing, where they may be, as NaN.
 
         Raises:
             ValueError: a category that `fit` did not see.
         """
         if self.categories is None:
             return values.reshape(-1, 1)
-        hit = np.array([[value == known for known in self.categories] for value in values.tolist()])
-        unknown = ~hit.any(1)
+        absent = np.array([_absent(value) for value in values.tolist()])
+        hit = np.array(
+            [[not _absent(value) and value == known for known in self.categories] for value in values.tolist()]
+        )
+        unknown = ~hit.any(1) & ~(absent & missing)
         if unknown.any():
             i, known = int(unknown.argmax()), ", ".join(map(str, self.categories[:8]))
             raise ValueError(
                 f"column {self.name!r} must hold categories seen in fit ({known}), got {values[i]!r} in row {i}; "
                 "leave such rows out, or fit again with them"
             )
-        return hit.astype(np.float64)
+        return np.where(absent[:, None], np.nan, hit)
 
     def decode(self, block: Array) -> np.ndarray:
         """The inverse of `encode`: the number itself, or the category whose column is largest."""
@@ -76,9 +82,9 @@ class Frame:
         columns = tuple(_column(str(name), X[name]) for name in X.columns)
         return Frame(columns) if any(c.categories is not None for c in columns) else None
 
-    def encode(self, X: Any) -> np.ndarray:
+    def encode(self, X: Any, *, missing: bool = False) -> np.ndarray:
         """The columns as numbers, (n, d); an object array where a column of numbers holds something else."""
-        return np.concatenate([c.encode(np.asarray(X[c.name])) for c in self.columns], axis=1)
+        return np.concatenate([c.encode(np.asarray(X[c.name]), missing=missing) for c in self.columns], axis=1)
 
     def decode(self, x: Array) -> Any:
         """Encoded rows (n, d) as a pandas data frame."""
@@ -115,6 +121,54 @@ class Frame:
         )
 
 
+def rows(estimator: Any, X: Any, rng: np.random.RandomState, *, fitting: bool, least: int = 1) -> np.ndarray:
+    """X as numbers, checked: encoded where it holds categories, and dequantised if so wished.
+
+    Args:
+        estimator: the `ScoreDensity` whose rows they are, with its `_frame`.
+        X: as its `fit` takes it.
+        rng: source of what dequantises.
+        fitting: whether this is `fit`.
+        least: how many rows are needed.
+
+    Returns:
+        rows, (n, d) or (n, C, H, W).
+    """
+    if estimator._frame is not None:
+        validate_data(estimator, X, reset=fitting, skip_check_array=True)
+        # a checker of its own: the one of all estimators knows nothing of the frame's columns
+        encoded, caller = estimator._frame.encode(X), type(estimator).__name__
+        x = check_rows_of(BaseEstimator(), encoded, fitting=True, least=least, caller=caller)
+        return _dequantised(estimator, x, rng)
+    if getattr(X, "ndim", 2) <= 2 or hasattr(X, "toarray"):
+        x = check_rows_of(estimator, X, fitting=fitting, least=least)
+    else:
+        how: dict[str, Any] = {"dtype": "numeric", "allow_nd": True, "ensure_min_samples": least}
+        x = np.asarray(validate_data(estimator, X, reset=fitting, **how))
+        x = x[:, None] if x.ndim == 3 else x
+    return x if fitting else _shaped(estimator, x)
+
+
+def incomplete(estimator: Any, X: Any, rng: np.random.RandomState) -> Array:
+    """The same for rows that may miss values, which are NaN: of a category all its columns."""
+    how: dict[str, Any] = {"dtype": np.float64, "ensure_all_finite": "allow-nan", "allow_nd": True}
+    if estimator._frame is not None:
+        validate_data(estimator, X, reset=False, skip_check_array=True)
+        return _dequantised(estimator, np.asarray(check_array(estimator._frame.encode(X, missing=True), **how)), rng)
+    x = np.asarray(validate_data(estimator, X, reset=False, **how))
+    return _shaped(estimator, x[:, None] if x.ndim == 3 else x)
+
+
+def _dequantised(estimator: Any, x: np.ndarray, rng: np.random.RandomState) -> np.ndarray:
+    return x + estimator._frame.one_hot * rng.uniform(size=x.shape) if estimator.dequantise else x
+
+
+def _shaped(estimator: Any, x: np.ndarray) -> np.ndarray:
+    if x.shape[1:] != estimator.shape_:
+        raise ValueError(f"X must have rows of shape {estimator.shape_}, as in fit, got {x.shape[1:]}")
+    return x
+
+
 def _names(column: Column) -> list[str]:
     return [column.name] if column.categories is None else [f"{column.name}={value}" for value in column.categories]
 
@@ -125,7 +179,7 @@ def _column(name: str, series: Any) -> Column:
     if not categorical and (values.dtype.kind in "iuf" or _numbers(values)):
         return Column(name)
     plain = values.tolist()
-    missing = [i for i, value in enumerate(plain) if value is None or value != value or str(value) == "<NA>"]
+    missing = [i for i, value in enumerate(plain) if _absent(value)]
     if missing:
         raise ValueError(
             f"column {name!r} must not miss values, got {len(missing)}, the first in row {missing[0]}; leave those "
@@ -136,6 +190,10 @@ def _column(name: str, series: Any) -> Column:
         raise TypeError(f"column {name!r} must hold numbers, texts or truth values, got {bad!r}; convert it")
     kinds = {isinstance(value, str) for value in plain}
     return Column(name, tuple(sorted(set(plain), key=str if len(kinds) > 1 else None)), categorical)
+
+
+def _absent(value: Any) -> bool:
+    return value is None or str(value) == "<NA>" or value != value
 
 
 def _numbers(values: np.ndarray) -> bool:
