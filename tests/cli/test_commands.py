@@ -48,15 +48,11 @@ def test_train_sample_info_and_evaluate(here, capsys):
         assert file["x"].shape == (3, 1, 8, 8) and file["y"].tolist() == [7, 7, 7]
     code, out, _ = say(capsys, "info", "runs/digits")
     assert code == 0 and all(word in out for word in ("8 of 8", "SHA-256", "torch", "VE(", "next"))
-    code, out, _ = say(capsys, "evaluate", "runs/digits", "-n", "100", "--json")
+    code, out, _ = say(capsys, "evaluate", "runs/digits", "-n", "100", "--likelihood-rows", "2", "--json")
     rows = {row["name"]: row for row in json.loads(out)["rows"]}
-    assert code == 0 and set(rows) == {
-        "class agreement",
-        "Fréchet distance",
-        "kernel distance",
-        "nearest training image",
-    }
-    assert all(row["samples"]["n"] >= 100 and row["samples"]["standard_error"] is not None for row in rows.values())
+    fixed = {"class agreement", "Fréchet distance on 32 principal components", "nearest training image", "bits/dim"}
+    assert code == 0 and fixed <= set(rows)
+    assert all(row["samples"]["standard_error"] is not None for row in rows.values())
     assert rows["class agreement"]["real"]["value"] > 0.95
 
 

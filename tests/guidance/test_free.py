@@ -8,8 +8,11 @@ from exact_posterior import TWO
 from torch import Tensor
 
 from scorefield.densities import GaussianMixture
+from scorefield.fields import ScoreModel
 from scorefield.guidance import classifier_free
+from scorefield.networks import MLP
 from scorefield.noise import VP
+from scorefield.settings import MLPSize
 
 NOISE = VP()
 PARTS = [
@@ -111,6 +114,23 @@ def test_guidance_that_cannot_be_is_refused(change, message):
     given = {"y": Y, "scale": 2.0} | change
     with pytest.raises(ValueError, match=message):
         classifier_free(Model(), given.pop("y"), given.pop("scale"), **given)
+
+
+@pytest.mark.parametrize(
+    ("classes", "y", "message"),
+    [
+        (2, [0, 2, 1], "y must hold classes 0 to 1, or -1 for none, got 0 to 2"),
+        (2, [-2, 1, 1], "y must hold classes 0 to 1, or -1 for none, got -2 to 1"),
+        (0, [0, 1, 0], r"y must not be given to a model without labels, got \[0, 1\]"),
+    ],
+)
+def test_labels_that_a_network_did_not_learn_are_refused(classes, y, message):
+    """The class after the last is the row that stands for no label: it must not be taken for a class."""
+    model = ScoreModel(MLP(2, MLPSize(4, 1), classes=classes), NOISE)
+    with pytest.raises(ValueError, match=message):
+        classifier_free(model, torch.tensor(y), 2.0)
+    if classes:
+        classifier_free(model, torch.tensor([0, -1, 1]), 2.0)
 
 
 def test_a_batch_of_another_size_is_refused():

@@ -13,7 +13,7 @@ KINDS = {
     "masked": masked(MASK),
     "blurred": blurred(1.3),
     "averaged": averaged(2),
-    "grey": grey,
+    "grey": grey(),
     "matrix": torch.randn(5, 144, generator=torch.Generator().manual_seed(9), dtype=torch.float64),
 }
 
@@ -39,7 +39,12 @@ def test_a_mask_keeps_and_a_mean_averages():
     small = averaged(2)(x)
     assert small.shape == (2, 3, 4, 3)
     torch.testing.assert_close(small[1, 2, 3, 1], x[1, 2, 6:8, 2:4].mean())
-    torch.testing.assert_close(grey(x)[:, 0], (x[:, 0] + x[:, 1] + x[:, 2]) / 3)
+    torch.testing.assert_close(grey((2, 2, 2))(x)[:, 0], (x[:, 0] + x[:, 1] + x[:, 2]) / 3)
+    eye = 0.299 * x[:, 0] + 0.587 * x[:, 1] + 0.114 * x[:, 2]
+    torch.testing.assert_close(grey()(x), eye[:, None], rtol=1e-12, atol=1e-12)
+    y = grey()(x)
+    spread = torch.stack([0.299 * y[:, 0], 0.587 * y[:, 0], 0.114 * y[:, 0]], 1)
+    torch.testing.assert_close(Operator(grey(), SHAPE).adjoint(y), spread, rtol=1e-12, atol=1e-12)
 
 
 def test_a_blur_is_gaussian_and_keeps_constants():
@@ -63,6 +68,10 @@ def test_a_blur_is_gaussian_and_keeps_constants():
         (lambda: blurred(0.0), "width must be a finite number > 0, got 0.0"),
         (lambda: blurred(math.nan), "width must be a finite number > 0"),
         (lambda: averaged(1), "factor must be >= 2, got 1"),
+        (lambda: grey((1.0, -0.5)), r"weights must be finite numbers >= 0, not all 0, got \(1.0, -0.5\)"),
+        (lambda: grey((0.0, 0.0)), "weights must be finite numbers >= 0, not all 0"),
+        (lambda: grey((1.0, math.inf)), "weights must be finite numbers >= 0"),
+        (lambda: grey()(torch.zeros(2, 4, 8, 8)), "weights must be one per channel, 4, got 3"),
         (lambda: Operator(torch.ones(2, 3), (4,)), r"a matrix must have shape \(M, 4\)"),
         (lambda: Operator(lambda x: x.abs(), (4,)), r"A must be linear: a random probe .* left \d"),
         (lambda: Operator(lambda x: x.sum(), (4,)), r"A must map \(B, \*D\) to \(B, \*M\), got \(\)"),

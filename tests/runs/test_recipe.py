@@ -14,6 +14,7 @@ from scorefield.runs.recipe import (
     LabelledNoise,
     build_noise,
     check_recipe,
+    choose_noise,
     differences,
     from_yaml,
     noise_parameters,
@@ -62,12 +63,25 @@ def test_a_bad_recipe_file_is_refused(tmp_path, change, message):
         ({"label_dropout": 1.5}, "label_dropout must lie in"),
         ({"steps": 0}, "steps must be >= 1, got 0"),
         ({"batch_size": 0}, "batch_size must be >= 1"),
+        ({"noise": "vp", "sigma_max": 9.0}, "sigma_max is a setting of noise ve and levels, got 9.0 for noise vp"),
+        ({"objective": "sliced", "sigma_min": 0.1}, "got 0.1 for objective sliced, one law; leave it out"),
+        ({"sigma_max": math.inf}, "sigma_max must be a finite number > 0, got inf"),
+        ({"levels": 10}, "levels is a setting of noise levels, got 10 for noise ve"),
+        ({"noise": "levels", "levels": 1}, "levels must be >= 2, got 1"),
     ],
 )
 def test_settings_out_of_range_are_refused(change, message):
     """Before anything is read: the value, the rule, the nearest name."""
     with pytest.raises(ValueError, match=message):
         check_recipe(dataclasses.replace(Recipe("digits"), **change))
+
+
+def test_the_ends_of_a_schedule_may_be_given():
+    """Song & Ermon's printed levels: ten from 1 to 0.01, whatever the data."""
+    x = torch.randn(20, 3, generator=torch.Generator().manual_seed(0))
+    noise = choose_noise(Recipe("digits", noise="levels", sigma_max=1.0, sigma_min=0.01, levels=10), x)
+    assert noise_parameters(noise) == {"sigma_max": 1.0, "sigma_min": 0.01, "count": 10}
+    assert noise_parameters(choose_noise(Recipe("digits", sigma_max=9.0), x))["sigma_max"] == 9.0
 
 
 def test_differences_name_each_changed_setting_but_not_the_steps():

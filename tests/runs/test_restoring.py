@@ -74,6 +74,9 @@ def test_masks_have_names_and_tasks_their_shapes():
     assert not known["bottom"][:, 4:].any() and known["bottom"][:, :4].all()
     assert (known["left"] ^ known["right"]).all() and (known["top"] ^ known["bottom"]).all()
     assert not known["centre"][:, 2:6, 2:6].any() and known["centre"].sum() == 48
+    colours = torch.randn(2, 3, 8, 8)
+    seen = degradation("colourise", (3, 8, 8), known=None, width=1.0, factor=2)(colours)
+    torch.testing.assert_close(seen[:, 0], torch.einsum("bchw,c->bhw", colours, torch.tensor([0.299, 0.587, 0.114])))
     x = torch.randn(2, 1, 8, 8)
     shapes = {"denoise": (8, 8), "deblur": (8, 8), "superres": (4, 4)}
     for task, shape in shapes.items():
@@ -91,6 +94,7 @@ def test_masks_have_names_and_tasks_their_shapes():
         ),
         ({"task": "denoise", "known": np.ones((1, 8, 8), dtype=bool)}, "mask is an option of task inpaint"),
         ({"task": "superres", "factor": 3}, "factor must divide the image's sides 8 and 8, got 3"),
+        ({"task": "colourise"}, "task colourise is for images of 3 channels, and this run learned 1"),
         ({"task": "deblur", "shape": (4,)}, "task deblur is for images, and this run learned vectors of 4 columns"),
     ],
 )

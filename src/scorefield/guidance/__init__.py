@@ -2,6 +2,7 @@
 
 from scorefield.guidance.algebra import Mixture, Product, mixture, product
 from scorefield.guidance.bayes import Bayes, PlugIn, bayes, classifier, plug_in
+from scorefield.guidance.classifiers import NoisyClassifier
 from scorefield.guidance.free import ClassifierFree, classifier_free
 from scorefield.guidance.inpainting import Inpainting, RePaint, inpaint
 from scorefield.guidance.linear import Posterior, posterior
@@ -13,6 +14,7 @@ __all__ = [
     "ClassifierFree",
     "Inpainting",
     "Mixture",
+    "NoisyClassifier",
     "Operator",
     "Particles",
     "PlugIn",

@@ -8,8 +8,9 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from scorefield.calculus import NoisyScore, expand
+from scorefield.calculus import NoisyScore
 from scorefield.checks import check_rows
+from scorefield.fields import denoise
 from scorefield.noise import Noise
 
 NoisyLogDensity = Callable[[Tensor, Tensor], Tensor]  # x (B, *D), t (B,) or () -> (B,)
@@ -91,13 +92,12 @@ class PlugIn:
 
     def parts(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The prior's score, the log-likelihood at Tweedie's estimate (B,), and its gradient in x or 0."""
-        alpha, sigma2 = expand(self._noise.alpha(t), x), expand(self._noise.sigma(t) ** 2, x)
         if not self._gradients:
             score = self._prior(x, t)
-            return score, self._value((x + sigma2 * score) / alpha), torch.zeros_like(x)
+            return score, self._value(denoise(lambda *_: score, self._noise, x, t)), torch.zeros_like(x)
         with differentiated(x) as (at, graph):
             score = self._prior(at, t)
-            value = self._value((at + sigma2 * score) / alpha)
+            value = self._value(denoise(lambda *_: score, self._noise, at, t))
             (pull,) = torch.autograd.grad(value.sum(), at, create_graph=graph)
         return (score, value, pull) if graph else (score.detach(), value.detach(), pull)
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from scorefield.checks import check_rows
 from scorefield.guidance.bayes import check_scale
+from scorefield.networks.condition import Condition
 
 Labelled = Callable[[Tensor, Tensor, Tensor | None], Tensor]  # s(x, t, y); y = -1 stands for no label
 
@@ -54,6 +55,19 @@ class ClassifierFree:
         return torch.lerp(base, wanted, w)
 
 
+def check_classes(name: str, y: Tensor, model: Labelled) -> None:
+    """Refuse labels that a model did not learn, where it is a network that knows its classes."""
+    parts = model.modules() if isinstance(model, nn.Module) else ()
+    known = next((part.classes for part in parts if isinstance(part, Condition)), None)
+    if known is None or not len(y) or (y.max() < known and y.min() >= -1):
+        return
+    raise ValueError(
+        f"{name} must hold classes 0 to {known - 1}, or -1 for none, got {y.min().item()} to {y.max().item()}"
+        if known
+        else f"{name} must not be given to a model without labels, got {y.unique().tolist()[:5]}"
+    )
+
+
 def classifier_free(
     model: Labelled,
     y: Tensor,
@@ -78,8 +92,8 @@ def classifier_free(
         interval: guide only at times within (from, to); elsewhere w = 1. `noise.time_at` turns levels into times.
 
     Raises:
-        ValueError: a scale that is not finite or < 0, labels that are no whole numbers or of another shape, both
-            `negative` and `weak`, or an interval that is none.
+        ValueError: a scale that is not finite or < 0, labels that are no whole numbers, of another shape or outside the
+            classes that a network knows, both `negative` and `weak`, or an interval that is none.
 
     Source: Ho & Salimans 2022 (arXiv:2207.12598); Karras et al. 2024 (arXiv:2406.02507), autoguidance; Kynkäänniemi et
     al. 2024 (arXiv:2404.07724), the interval.
@@ -91,6 +105,8 @@ def classifier_free(
                 f"{name} must hold one whole number per sample, {tuple(y.shape[:1])}, got {tuple(labels.shape)} "
                 f"{labels.dtype}"
             )
+        if labels is not None:
+            check_classes(name, labels, model)
     if negative is not None and weak is not None:
         raise ValueError("negative and weak both take the place of no label; give one of them")
     if interval is not None and not interval[0] < interval[1]:

@@ -29,6 +29,7 @@ from torch import Tensor
 
 from scorefield.calculus import NoisyScore, expand, inner
 from scorefield.checks import check_choice, check_count, check_non_negative, check_positive
+from scorefield.fields import denoise
 from scorefield.guidance.bayes import differentiated
 from scorefield.guidance.operators import Operator
 from scorefield.noise import Noise
@@ -72,7 +73,7 @@ class Posterior:
         alpha, sigma = self._noise.alpha(t), self._noise.sigma(t)
         with differentiated(x) as (at, graph):
             score = self._prior(at, t)
-            mean = (at + expand(sigma**2, x) * score) / expand(alpha, x)
+            mean = denoise(lambda *_: score, self._noise, at, t)
             residual = self._y.to(x) - self._a(mean)
 
             def jacobian(v: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Linear operators of observations: a matrix or a torch function, with its adjoint; masks, blurs, averages."""
+"""Linear operators of observations: a matrix or a torch function, with its adjoint; masks, blurs, averages, grey."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from scorefield.checks import check_count, check_positive
 
+LUMA = (0.299, 0.587, 0.114)  # red, green and blue in the brightness an eye sees, ITU-R BT.601
 LINEAR = 1e-4  # largest relative defect of A(u + v) - A(u) - A(v) that rounding in float32 explains
 
 
@@ -136,6 +137,23 @@ def averaged(factor: int) -> Callable[[Tensor], Tensor]:
     return lambda x: functional.avg_pool2d(x, factor)
 
 
-def grey(x: Tensor) -> Tensor:
-    """The mean over the channels of images (B, C, H, W), (B, 1, H, W): what colourisation undoes."""
-    return x.mean(1, keepdim=True)
+def grey(weights: Sequence[float] = LUMA) -> Callable[[Tensor], Tensor]:
+    """The weighted mean over the channels of images (B, C, H, W), (B, 1, H, W): what colourisation undoes.
+
+    Args:
+        weights: one finite number >= 0 per channel, not all 0; divided by their sum. Those of the eye when not given.
+
+    Raises:
+        ValueError: weights out of range; once called, another number of channels.
+    """
+    total = sum(weights)
+    if not all(w >= 0 for w in weights) or not 0 < total < math.inf:
+        raise ValueError(f"weights must be finite numbers >= 0, not all 0, got {tuple(weights)}")
+    parts = torch.tensor([w / total for w in weights], dtype=torch.float64)
+
+    def mean(x: Tensor) -> Tensor:
+        if x.shape[1] != len(parts):
+            raise ValueError(f"weights must be one per channel, {x.shape[1]}, got {len(parts)}")
+        return (x * parts.to(x).view(-1, 1, 1)).sum(1, keepdim=True)
+
+    return mean

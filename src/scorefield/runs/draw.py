@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from scorefield.calculus import Generator, NoisyScore, PerSample, randn_like
 from scorefield.checks import check_choice, check_count
 from scorefield.fields import at, given
-from scorefield.guidance import classifier_free
+from scorefield.guidance import classifier, classifier_free
 from scorefield.noise import Noise
 from scorefield.runs.one_law import draw_one_law, tuned
 from scorefield.runs.samples import Way, start_like
@@ -113,6 +113,7 @@ def choose_way(
     step_size: float | None,
     epsilon: float | None,
     guidance: float | None,
+    logits: Callable[[Tensor, Tensor], Tensor] | None = None,
     denoise: bool,
     path: bool,
 ) -> Way:
@@ -127,7 +128,8 @@ def choose_way(
         steps: of the sampler; None for the default.
         step_size: of a kernel of one law; None to choose it.
         epsilon: of annealed Langevin; None to compute it.
-        guidance: w of classifier-free guidance; None for the score of the labels given, w = 1.
+        guidance: w of guidance; None for the score of the labels given, w = 1.
+        logits: of a noise-conditional classifier, x and t -> (B, K), to guide with; None for the model's own labels.
         denoise: end with Tweedie's formula.
         path: keep the states on the way.
 
@@ -140,6 +142,8 @@ def choose_way(
         how |= {"epsilon": epsilon}
 
         def score(y: Tensor | None) -> NoisyScore:
+            if logits is not None and y is not None:
+                return classifier(given(model, None), logits, y, 1.0 if guidance is None else guidance)
             return given(model, y) if guidance is None or y is None else classifier_free(model, y, guidance)
 
         return lambda like, y, noise: draw(score(y), law, like, name, **how, generator=noise)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from scorefield.calculus import Generator, inner, rand_rows, randn_like
 from scorefield.checks import check_choice, check_count, check_non_negative, check_positive
@@ -39,6 +40,10 @@ DIFFERENTIATED = ("noise-conditional-sliced", "implicit", "sliced")  # their los
 
 def check_objective(recipe: Recipe) -> None:
     """Refuse an objective, a model, or a setting of theirs that does not go with the others, with the way out."""
+    if recipe.classifier:
+        _refuse_idle(
+            recipe, "a classifier", {name: False for name in ("model", "objective", "predicts", "label_dropout")}
+        )
     check_choice("model", recipe.model, MODELS)
     check_choice("objective", recipe.objective, OBJECTIVES)
     check_count("probes", recipe.probes)
@@ -67,11 +72,6 @@ def check_objective(recipe: Recipe) -> None:
             f"predicts must be edm or score for objective {recipe.objective}, which learns one law without noise "
             f"levels; got {recipe.predicts!r}"
         )
-    _refuse_idle(recipe)
-
-
-def _refuse_idle(recipe: Recipe) -> None:
-    """An option is honoured or refused: one that this objective does not read must have its default."""
     read = {
         "noise": recipe.at_all_levels,
         "sigma": not recipe.at_all_levels,
@@ -79,12 +79,15 @@ def _refuse_idle(recipe: Recipe) -> None:
         "chain_steps": recipe.objective in WITH_CHAINS,
         "chain_step_size": recipe.objective in WITH_CHAINS,
     }
+    _refuse_idle(recipe, f"objective {recipe.objective}", read)
+
+
+def _refuse_idle(recipe: Recipe, what: str, read: Mapping[str, bool]) -> None:
+    """An option is honoured or refused: one that is not read must have its default."""
     for option in dataclasses.fields(Recipe):
         value = getattr(recipe, option.name)
         if not read.get(option.name, True) and value != option.default:
-            raise ValueError(
-                f"{option.name} means nothing to objective {recipe.objective}, got {value!r}; leave it out"
-            )
+            raise ValueError(f"{option.name} means nothing to {what}, got {value!r}; leave it out")
 
 
 class LabelledNoise:
@@ -125,6 +128,25 @@ class LabelledNoise:
         if self.probes is None:
             return noise_conditional(model, batch.x, **shared, generator=generator)
         return noise_conditional_sliced(model, batch.x, **shared, probes=self.probes, generator=generator)
+
+
+class CrossEntropy:
+    r"""The objective of a classifier at all noise levels: $-\log p(y \mid x_t, t)$, levels as in `LabelledNoise`.
+
+    Args:
+        noise: the schedule.
+        levels: `"log-normal"` or `"uniform"`.
+    """
+
+    def __init__(self, noise: Noise, levels: str) -> None:
+        self._drawn = LabelledNoise(noise, levels, 0.0)
+        self.levels = self._drawn.levels
+
+    def __call__(self, model: Any, batch: Any, generator: Generator) -> Tensor:
+        """Loss per sample, (B,)."""
+        t = self._drawn.times(batch, generator)
+        x_t = self._drawn.noise.perturb(batch.x, t, randn_like(batch.x, generator))
+        return cross_entropy(model(x_t, t), batch.y, reduction="none")
 
 
 def hidden_labels(batch: Any, rate: float, generator: Generator) -> Tensor | None:

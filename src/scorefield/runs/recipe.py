@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,13 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from scorefield.checks import check_between, check_choice, check_non_negative, check_positive, nearest
+from scorefield.checks import check_between, check_choice, check_count, check_non_negative, check_positive, nearest
 from scorefield.fields import PREDICTS, EnergyModel, InnerEnergy, ScoreModel
+from scorefield.guidance import NoisyClassifier
+from scorefield.guidance.classifiers import LastHidden
 from scorefield.networks import MLP, UNet
 from scorefield.noise import VE, VP, Cosine, Levels, Noise, SubVP
-from scorefield.runs.objectives import LabelledNoise, OneLaw, check_objective
+from scorefield.runs.objectives import CrossEntropy, LabelledNoise, OneLaw, check_objective
 from scorefield.samplers import MALA
 from scorefield.settings import NETWORKS, NOISES, PRECISIONS, MLPSize, Recipe, Resolved, TrainSettings, UNetSize
 from scorefield.training import check_settings
@@ -36,7 +39,23 @@ def check_recipe(recipe: Recipe) -> None:
     if recipe.seconds is not None:
         check_positive("seconds", recipe.seconds)
     check_between("label_dropout", recipe.label_dropout, 0, 1)
+    _check_ends(recipe)
     check_settings(training_settings(recipe, 1 if recipe.steps is None else recipe.steps, "fp32"))
+
+
+def _check_ends(recipe: Recipe) -> None:
+    """Refuse ends of a schedule that has none to choose."""
+    for name, takers in (("sigma_min", ("ve", "levels")), ("sigma_max", ("ve", "levels")), ("levels", ("levels",))):
+        value = getattr(recipe, name)
+        if value is not None and not (recipe.at_all_levels and recipe.noise in takers):
+            what = f"noise {recipe.noise}" if recipe.at_all_levels else f"objective {recipe.objective}, one law"
+            raise ValueError(
+                f"{name} is a setting of noise {' and '.join(takers)}, got {value!r} for {what}; leave it out"
+            )
+        if value is not None and name != "levels":
+            check_positive(name, value)
+    if recipe.levels is not None:
+        check_count("levels", recipe.levels, least=2)
 
 
 def training_settings(recipe: Recipe, steps: int, precision: str) -> TrainSettings:
@@ -46,11 +65,12 @@ def training_settings(recipe: Recipe, steps: int, precision: str) -> TrainSettin
 
 
 def choose_noise(recipe: Recipe, x: Tensor) -> Noise:
-    """The schedule of a recipe; the ends of VE and Levels are chosen from the data `x`."""
+    """The schedule of a recipe; what it does not say of VE and Levels is chosen from the data `x`."""
+    ends = {"sigma_min": recipe.sigma_min, "sigma_max": recipe.sigma_max}
     if recipe.noise == "ve":
-        return VE.from_data(x)
+        return VE.from_data(x, **ends)
     if recipe.noise == "levels":
-        return Levels.from_data(x)
+        return Levels.from_data(x, **ends, count=recipe.levels)
     return {"vp": VP, "subvp": SubVP, "cosine": Cosine}[recipe.noise]()
 
 
@@ -89,8 +109,22 @@ def build_model(recipe: Recipe, resolved: Resolved, shape: tuple[int, ...], clas
     return model.double() if resolved.training.precision == "fp64" else model
 
 
-def build_objective(recipe: Recipe, resolved: Resolved) -> LabelledNoise | OneLaw:
+def build_classifier(recipe: Recipe, resolved: Resolved, shape: tuple[int, ...], classes: int) -> NoisyClassifier:
+    """The classifier of a recipe, its weights drawn from the recipe's seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        if resolved.network == "mlp":
+            network, features = LastHidden(MLP(shape, recipe.mlp)), recipe.mlp.width
+        else:
+            network, features = UNet(shape, recipe.unet), math.prod(shape)
+        model = NoisyClassifier(network, build_noise(recipe.noise, resolved.noise), features, classes)
+    return model.double() if resolved.training.precision == "fp64" else model
+
+
+def build_objective(recipe: Recipe, resolved: Resolved) -> LabelledNoise | OneLaw | CrossEntropy:
     """The objective of a recipe, at the levels or at the one law that were settled."""
+    if recipe.classifier:
+        return CrossEntropy(build_noise(recipe.noise, resolved.noise), resolved.levels)
     if recipe.at_all_levels:
         probes = recipe.probes if recipe.objective == "noise-conditional-sliced" else None
         noise = build_noise(recipe.noise, resolved.noise)

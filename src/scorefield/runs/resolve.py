@@ -10,7 +10,14 @@ from torch import Tensor
 
 from scorefield.data import Batches, Dataset
 from scorefield.noise import VE
-from scorefield.runs.recipe import build_model, build_objective, choose_noise, noise_parameters, training_settings
+from scorefield.runs.recipe import (
+    build_classifier,
+    build_model,
+    build_objective,
+    choose_noise,
+    noise_parameters,
+    training_settings,
+)
 from scorefield.settings import Recipe, Resolved
 from scorefield.training import calibrate
 
@@ -29,6 +36,11 @@ def resolve(recipe: Recipe, dataset: Dataset) -> Resolved:
         parameters, levels = {"sigma": choose_sigma(recipe, x)}, "one"
     network = recipe.network or ("unet" if image else "mlp")
     classes = len(dataset.info.classes)
+    if recipe.classifier and classes < 2:
+        raise ValueError(
+            f"classifier needs data with labels of 2 classes or more, got {classes} in {dataset.info.source}; name "
+            "them by --label-column, or train a score"
+        )
     if recipe.objective == "persistent" and classes and recipe.label_dropout < 1:
         raise ValueError(
             f"label_dropout must be 1 for objective persistent on labelled data, since its chains have no labels; got "
@@ -40,7 +52,8 @@ def resolve(recipe: Recipe, dataset: Dataset) -> Resolved:
     steps = recipe.steps or STEPS
     start = "fp32" if precision == "auto" else precision
     trial = Resolved(parameters, network, levels, training_settings(recipe, steps, start))
-    model = build_model(recipe, trial, dataset.shape, classes)
+    build = build_classifier if recipe.classifier else build_model
+    model = build(recipe, trial, dataset.shape, classes)
     if precision == "auto" or recipe.seconds is not None:
         config = dataclasses.replace(trial.training, devices=1)
         batches = Batches(dataset, config.batch_size, config.seed)

@@ -1,8 +1,9 @@
 r"""Restore what was masked, blurred, shrunk or made noisy: draws of the posterior under a run's prior.
 
-Everything is said in the units of the data and computed in scaled ones. With $x = m + c\,x'$, $y = A x + \sigma_y n$:
+Everything is said in the units of the data and computed in scaled ones. With $x = m + C x'$, where C is c, or
+$\operatorname{diag}(c)R^{-1}$ where columns are mixed, and $y = A x + \sigma_y n$:
 
-$$ y' = (y - A m)/\bar c, \qquad A' x' = A(c\,x')/\bar c, \qquad \sigma' = \sigma_y/\bar c, $$
+$$ y' = (y - A m)/\bar c, \qquad A' x' = A C x'/\bar c, \qquad \sigma' = \sigma_y/\bar c, $$
 
 where $\bar c$ is the mean of c (c itself for images).
 """
@@ -21,14 +22,14 @@ from torch import Tensor
 from scorefield.calculus import NoisyScore, PerSample
 from scorefield.checks import check_choice, check_count, check_non_negative
 from scorefield.fields import given as given_label
-from scorefield.guidance import Posterior, averaged, blurred, masked, posterior, smc
+from scorefield.guidance import Posterior, averaged, blurred, grey, masked, posterior, smc
 from scorefield.runs.samples import start_like, write_whole
 from scorefield.samplers import Heun, NonFinite, reverse, time_grid
 
 if TYPE_CHECKING:
     from scorefield.runs.run import Run
 
-TASKS = ("inpaint", "denoise", "deblur", "superres")
+TASKS = ("inpaint", "denoise", "deblur", "superres", "colourise")
 METHODS = ("moments", "pigdm", "dps", "particles")
 STEPS = {"particles": 200}
 PARTICLES = 512
@@ -61,14 +62,15 @@ def degradation(task: str, shape: tuple[int, ...], *, known: np.ndarray | None, 
     """The operator A of a task, on samples of `shape`: a torch function (B, *D) -> (B, *M).
 
     Args:
-        task: inpaint, denoise, deblur or superres.
+        task: inpaint, denoise, deblur, superres or colourise.
         shape: of one sample.
         known: of inpaint, True where a value is known, (*D).
         width: of deblur, the blur's standard deviation in pixels.
         factor: of superres, pixels along the side of a square that is averaged.
 
     Raises:
-        ValueError: an unknown task, a blur of vectors, a factor that does not divide the image's sides.
+        ValueError: an unknown task, a blur of vectors, a factor that does not divide the image's sides, images that
+            have no three channels to colour.
     """
     check_choice("task", task, TASKS)
     if task == "inpaint":
@@ -87,6 +89,10 @@ def degradation(task: str, shape: tuple[int, ...], *, known: np.ndarray | None, 
         raise ValueError(f"task {task} is for images, and this run learned vectors of {shape[0]} columns")
     if task == "deblur":
         return blurred(width)
+    if task == "colourise":
+        if shape[0] != 3:
+            raise ValueError(f"task colourise is for images of 3 channels, and this run learned {shape[0]}")
+        return grey()
     if shape[1] % factor or shape[2] % factor:
         raise ValueError(f"factor must divide the image's sides {shape[1]} and {shape[2]}, got {factor}")
     return averaged(factor)
@@ -153,8 +159,7 @@ def restore(
     check_non_negative("sigma", sigma)
     scaling, shape = dataset.info.scaling, dataset.shape
     mean = torch.from_numpy(np.broadcast_to(scaling.mean, shape).copy())
-    scale = torch.from_numpy(np.broadcast_to(scaling.scale, shape).copy())
-    unit, vector = scale.mean().item(), torch.from_numpy(given.astype(np.float64))
+    unit, vector = float(scaling.scale.mean()), torch.from_numpy(given.astype(np.float64))
     g = torch.Generator().manual_seed(seed)
     if degrade:
         if vector.shape != shape:
@@ -167,7 +172,7 @@ def restore(
     y = ((vector - centre) / unit).to(like)
 
     def scaled(x: Tensor) -> Tensor:
-        return operator(x * scale.to(x)) / unit
+        return operator(scaling.differences(x)) / unit
 
     def guide(count: int, how: str) -> Posterior:
         return posterior(score(count), noise, scaled, y, sigma=sigma / unit, shape=shape, method=how, **LEARNED)

@@ -6,22 +6,26 @@ import dataclasses
 import os
 import shutil
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
-from torch import Tensor
+from torch import Tensor, nn
 
 from scorefield.checks import check_count, check_non_negative, nearest
-from scorefield.data import Batches, Dataset, open_dataset, prepare
+from scorefield.data import Batches, Dataset, Scaling, Table, open_dataset, prepare
 from scorefield.fields import EnergyModel, ScoreModel, at, given
+from scorefield.guidance import NoisyClassifier
 from scorefield.noise import Noise
 from scorefield.runs import checkpoints
+from scorefield.runs.classifying import classifier_for
 from scorefield.runs.draw import choose_way
 from scorefield.runs.log import Log
-from scorefield.runs.objectives import LabelledNoise, OneLaw
+from scorefield.runs.objectives import CrossEntropy, LabelledNoise, OneLaw
 from scorefield.runs.recipe import (
+    build_classifier,
     build_model,
     build_noise,
     build_objective,
@@ -58,12 +62,16 @@ class Run:
         self._state: State | None = None
 
     @classmethod
-    def create(cls, recipe: Recipe, path: str | Path) -> Run:
+    def create(
+        cls, recipe: Recipe, path: str | Path, *, table: Table | None = None, scaling: Scaling | None = None
+    ) -> Run:
         """Read and check the data, settle what the recipe leaves open, and only then make the folder.
 
         Args:
             recipe: what to train on what.
             path: the folder, which must not exist or be empty.
+            table: the samples themselves, where they lie in memory; `recipe.data` then only says what they are.
+            scaling: from the data's units to what the network sees; None learns mean and spread.
 
         Returns:
             the run, at step 0.
@@ -78,7 +86,7 @@ class Run:
         staging = path.parent / f".{path.name}.new-{os.getpid()}"
         missing = [p for p in (path.parent, *path.parent.parents) if not p.exists()]
         try:
-            dataset = prepare(recipe.data_settings(), staging, seed=recipe.seed)
+            dataset = prepare(recipe.data_settings(), staging, seed=recipe.seed, table=table, scaling=scaling)
             resolved = resolve(recipe, dataset)
             (staging / "recipe.yaml").write_text(to_yaml(recipe, resolved))
             if path.exists():
@@ -181,7 +189,7 @@ class Run:
         score = given(self.load_model(), None)
         return score if self.recipe.at_all_levels else at(score, None)
 
-    def objective(self) -> LabelledNoise | OneLaw:
+    def objective(self) -> LabelledNoise | OneLaw | CrossEntropy:
         """The objective of training."""
         return build_objective(self.recipe, self.resolved)
 
@@ -194,19 +202,39 @@ class Run:
             ema: the moving average of the weights; False for the last weights themselves.
 
         Raises:
-            RuntimeError: there is no checkpoint yet.
+            RuntimeError: there is no checkpoint yet, or the run holds a classifier.
         """
+        if self.recipe.classifier:
+            raise RuntimeError(
+                f"{self.path} holds a classifier, which has no score; guide another run by it: scorefield sample RUN "
+                f"--classifier {self.path}"
+            )
+        return self._loaded(self._new_model(), ema)  # pyright: ignore[reportReturnType]
+
+    def load_classifier(self, *, ema: bool = True) -> NoisyClassifier:
+        """The trained classifier in plain torch, logits (x, t) -> (B, K) of scaled data, in evaluation mode.
+
+        Args:
+            ema: the moving average of the weights; False for the last weights themselves.
+
+        Raises:
+            RuntimeError: there is no checkpoint yet, or the run holds a score.
+        """
+        if not self.recipe.classifier:
+            raise RuntimeError(f"{self.path} holds a score and no classifier; train one with --classifier")
+        return self._loaded(self._new_model(), ema)  # pyright: ignore[reportReturnType]
+
+    def _new_model(self) -> ScoreModel | EnergyModel | NoisyClassifier:
+        build = build_classifier if self.recipe.classifier else build_model
+        return build(self.recipe, self.resolved, self.dataset.shape, len(self.classes))
+
+    def _loaded(self, model: nn.Module, ema: bool) -> nn.Module:
         if self._checkpoint is None:
             raise RuntimeError(f"{self.path} has no checkpoint yet; run: scorefield train … -o {self.path}")
         if self._state is None or self._state.step != self.step:
             self._checkpoint, self._state = checkpoints.load_latest(self.path / "checkpoints")
-        state = self._state
-        model = self._new_model()
-        model.load_state_dict(state.ema if ema else state.model)
+        model.load_state_dict(self._state.ema if ema else self._state.model)
         return model.eval().requires_grad_(False)
-
-    def _new_model(self) -> ScoreModel | EnergyModel:
-        return build_model(self.recipe, self.resolved, self.dataset.shape, len(self.classes))
 
     def lock(self) -> FileLock:
         """The lock of the writers, taken; use it in a `with`.
@@ -284,6 +312,7 @@ class Run:
         step_size: float | None = None,
         epsilon: float | None = None,
         guidance: float | None = None,
+        classifier: Run | None = None,
         denoise: bool = True,
         path: bool = False,
         engine: Engine | None = None,
@@ -300,7 +329,9 @@ class Run:
             steps: steps of the sampler (per level for annealed-langevin); None for a good default.
             step_size: of a kernel of one law, in scaled units; None chooses it from the score.
             epsilon: of annealed-langevin (convention of 2020); None computes it.
-            guidance: w of classifier-free guidance: 0 ignores the label, 1 (None) is conditional, more sharpens.
+            guidance: w of guidance by the label: 0 ignores it, 1 (None) is conditional, more sharpens.
+            classifier: a run that holds a classifier, whose classes are drawn and whose gradient guides the score of
+                this run without labels; None for this run's own labels.
             denoise: end with Tweedie's formula; False leaves the blur of the smallest noise level, or of the one law.
             path: keep the states on the way, in `path`.
             engine: processes that share the work; None for this one.
@@ -317,17 +348,18 @@ class Run:
         check_count("seed", seed, least=0)
         engine = engine or Engine(alone=True)
         model = self.load_model().to(engine.device)
-        learned = self.classes if self.recipe.label_dropout < 1 else ()
-        y = choose_labels(n, seed, label, learned, self.dataset.class_frequencies)
+        logits = None if classifier is None else classifier_for(self, classifier, next(model.parameters()))
+        y = (classifier or self)._labels(n, seed, label)
         like = torch.zeros((n, *self.dataset.shape), dtype=next(model.parameters()).dtype)
         rows = self.dataset.train_rows[:: max(1, len(self.dataset.train_rows) // 500)]
         law = self.noise if self.recipe.at_all_levels else self.sigma
         if guidance is not None and y is None:
             raise ValueError(f"guidance needs a run with labels, got {guidance!r}; leave it out")
-        if guidance not in (None, 1.0) and self.recipe.label_dropout == 0:
+        if self.classes and self.recipe.label_dropout == 0 and (classifier or guidance not in (None, 1.0)):
             raise ValueError(f"guidance needs a run trained with some labels hidden, got {guidance!r}; leave it out")
         how = {"sampler": sampler, "steps": steps, "step_size": step_size, "epsilon": epsilon, "guidance": guidance}
-        way = choose_way(self.recipe, model, law, self.dataset.x_scaled(rows), **how, denoise=denoise, path=path)
+        end: dict[str, Any] = {"logits": logits, "denoise": denoise, "path": path}
+        way = choose_way(self.recipe, model, law, self.dataset.x_scaled(rows), **how, **end)
         drawn = in_chunks(way, like, y, seed, engine)
         kept = None if drawn.path is None else self._unscale(drawn.path)
         return dataclasses.replace(drawn, x=self._unscale(drawn.x), path=kept)
@@ -341,12 +373,22 @@ class Run:
         learned = self.classes if self.recipe.label_dropout < 1 else ()
         if label is None and learned and self.recipe.label_dropout == 0:
             raise ValueError(f"label must be given: this run never learned the law of all classes; one of {learned}")
-        y = None if label is None else choose_labels(1, 0, label, learned, self.dataset.class_frequencies)
+        y = None if label is None else self._labels(1, 0, label)
         return None if y is None else int(y)
+
+    def _labels(self, n: int, seed: int, label: str | int | None) -> Tensor | None:
+        learned = self.classes if self.recipe.label_dropout < 1 else ()
+        return choose_labels(n, seed, label, learned, self.dataset.class_frequencies)
 
     def _unscale(self, x: Tensor) -> Tensor:
         return torch.from_numpy(self.dataset.info.scaling.undo(x, self.dataset.info.dtype))
 
-    def write_samples(self, samples: Samples, path: str | Path) -> Path:
-        """Write an .npz with `x` in data units and, for labelled data, `y`: the names of the classes."""
-        return write(Path(path), samples, self.classes)
+    def write_samples(self, samples: Samples, path: str | Path, *, classes: Sequence[str] | None = None) -> Path:
+        """Write an .npz: `x` in data units, the names `columns` of vectors, and `y`, the classes, for labelled data.
+
+        Args:
+            samples: what `sample` gave.
+            path: the file, named .npz.
+            classes: names of the classes that were drawn; None for this run's own.
+        """
+        return write(Path(path), samples, self.classes if classes is None else classes, self.dataset.info.columns)

@@ -85,15 +85,15 @@ def in_chunks(way: Way, like: Tensor, y: Tensor | None, seed: int, engine: Engin
     return Samples(whole, torch.cat(paths, dim=1) if paths else None, {} if y is None else {"y": y}, evaluations)
 
 
-def write(path: Path, samples: Samples, classes: Sequence[str]) -> Path:
-    """Write an .npz with `x` and, for labelled samples, `y`: the names of the classes; whole or not at all.
+def write(path: Path, samples: Samples, classes: Sequence[str], columns: Sequence[str] = ()) -> Path:
+    """Write an .npz, whole or not at all: `x`, for vectors `columns`, and for labelled samples `y`, class names.
 
     Raises:
         ValueError: the file is not named .npz.
     """
     if path.suffix != ".npz":
         raise ValueError(f"samples are written as .npz, got the output {path}; name it {path.with_suffix('.npz')}")
-    arrays = {"x": samples.x.numpy()}
+    arrays = {"x": samples.x.numpy(), **({"columns": np.array(columns)} if columns else {})}
     if "y" in samples.info:
         names = np.array(classes)
         whole = all(re.fullmatch(r"0|-?[1-9][0-9]{0,17}", name) for name in classes)
