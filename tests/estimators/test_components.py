@@ -6,6 +6,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from numpy.exceptions import RankWarning
 from scipy.optimize import approx_fprime, brentq
 from scipy.stats import kurtosis
 from sklearn.datasets import load_sample_images
@@ -150,6 +151,13 @@ def test_bad_settings_say_what_to_do():
     assert IndependentComponents(n_components=2).fit(x).rank_ == 2
     with pytest.raises(ValueError, match="rank must be at most 3"):
         IndependentComponents(rank=4).fit(x)
+    with pytest.warns(RankWarning, match="3 columns have rank 2 on these 100 rows.*give that rank"):
+        assert IndependentComponents().fit(x[:, [0, 1, 1]]).rank_ == 2
+    with pytest.raises(ValueError, match="the filters overflow in float64; rescale"):
+        IndependentComponents().fit(x * 1e-316)
+    fit = IndependentComponents(rank=2).fit(x[:, :2] * 1e-200)
+    with pytest.raises(ValueError, match="the objective overflows in float64; rescale"):
+        fit.score(x[:, :2] * 1e-200)
     with pytest.raises(ValueError, match="all columns of X are constant"):
         IndependentComponents().fit(np.ones((5, 2)))
     with pytest.warns(UserWarning, match="not converged in 2 iterations"):

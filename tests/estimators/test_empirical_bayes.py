@@ -85,6 +85,9 @@ def test_shapes_are_kept():
     ("call", "error", "message"),
     [
         (lambda: tweedie(Z, -1.0), ValueError, "sigma must be a finite number > 0, got -1"),
+        (lambda: tweedie(Z, 1e200), ValueError, r"sigma must lie in \[1e-100, 1e\+100\]"),
+        (lambda: tweedie(Z, 1.0, centre=[0.0, 1.0]), ValueError, "centre must be .* a number or 1 of them"),
+        (lambda: tweedie(Z, 1.0, centre=1e300), ValueError, "within 1e100, got 1e\\+300"),
         (lambda: tweedie(Z, np.ones(9)), ValueError, "divide z by its standard deviations"),
         (lambda: tweedie(Z[:3], 1.0), ValueError, "needs at least 4 rows for 1 columns, got 3"),
         (lambda: tweedie(np.ones(9), 1.0), ValueError, "all observations are equal"),
@@ -93,7 +96,7 @@ def test_shapes_are_kept():
         (lambda: tweedie(Z, 1.0, marginal=3), TypeError, "a name, an estimator or a score"),
         (lambda: tweedie(Z, 1.0, marginal=lambda x: x[:4]), ValueError, "must have the shape of z"),
         (lambda: tweedie(Z, 1.0, centre="median"), ValueError, 'centre must be "mean", a number'),
-        (lambda: tweedie(np.r_[Z, np.nan], 1.0), ValueError, "NaN"),
+        (lambda: tweedie(np.r_[Z, np.nan], 1.0), ValueError, "NaN.\ntweedie does not accept missing values"),
     ],
 )
 def test_bad_input_gets_a_clear_error(call, error, message):

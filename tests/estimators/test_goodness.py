@@ -4,6 +4,7 @@ from dataclasses import FrozenInstanceError
 from itertools import product
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from scipy.stats import binom
@@ -11,6 +12,8 @@ from sklearn.base import BaseEstimator
 from torch.func import grad, jacfwd
 
 from scorefield.densities import Gaussian, GaussianMixture
+from scorefield.estimators import ExponentialFamily
+from scorefield.estimators import Gaussian as NormalLaw
 from scorefield.estimators.goodness import kernel_stein_test, stein_discrepancy, stein_thinning
 
 MIXTURE = GaussianMixture([0.7, 0.3], [[-1.0, 0.0], [2.0, 1.0]], [[[0.5, 0.2], [0.2, 0.6]], [[1.0, 0.0], [0.0, 0.3]]])
@@ -213,6 +216,27 @@ def test_scores_densities_and_estimators_are_one_to_the_test():
         found[0].p_value = 0.0
 
 
+@pytest.mark.filterwarnings("error::UserWarning")
+def test_data_frames_reach_the_estimator_that_was_fitted_to_one():
+    """No warning, the statistics of the bare arrays; columns in another order or by another name are refused."""
+    rows = np.random.default_rng(0).gamma([2.0, 5.0], 0.5, size=(60, 2))
+    frame = pd.DataFrame(rows, columns=["a", "b"])
+    named, bare = (ExponentialFamily("gamma", domain="half-line").fit(x) for x in (frame, rows))
+    expected = kernel_stein_test(bare, rows, random_state=0).statistic
+    for law, x in ((named, frame), (bare, frame), (standard, frame)):
+        found = kernel_stein_test(law, x, random_state=0).statistic
+        assert (found == expected) == (law is not standard)
+    assert stein_discrepancy(named, frame) == stein_discrepancy(bare, rows)
+    assert stein_thinning(named, frame, 5).tolist() == stein_thinning(bare, rows, 5).tolist()
+    with pytest.raises(ValueError, match="feature names"):
+        kernel_stein_test(named, frame[["b", "a"]])
+    drawn = [
+        kernel_stein_test(NormalLaw().fit(x), x, bootstrap="parametric", replicates=19, random_state=0).replicates
+        for x in (frame, rows)
+    ]
+    assert np.array_equal(*drawn)
+
+
 def test_blocks_do_not_change_the_statistics(monkeypatch):
     """Large matrices are made some rows at a time."""
     x = np.random.default_rng(3).normal(size=(50, 2))
@@ -226,6 +250,10 @@ def test_blocks_do_not_change_the_statistics(monkeypatch):
 X = np.random.default_rng(4).normal(size=(20, 2))
 
 
+def huge(x):
+    return 1e80 * x
+
+
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
@@ -235,7 +263,19 @@ X = np.random.default_rng(4).normal(size=(20, 2))
         (lambda: kernel_stein_test(standard, X, replicates=5), ValueError, "replicates must be >= 19"),
         (lambda: kernel_stein_test(standard, X, flip=0.7), ValueError, r"flip must lie in \(0, 0.5\]"),
         (lambda: kernel_stein_test(standard, X, bandwidth=0.0), ValueError, "bandwidth must be a finite number > 0"),
-        (lambda: kernel_stein_test(standard, X[:1]), ValueError, "1 sample"),
+        (
+            lambda: kernel_stein_test(standard, X, bandwidth=1e300),
+            ValueError,
+            r"bandwidth must lie in \[1e-100, 1e\+100\]",
+        ),
+        (lambda: kernel_stein_test(lambda x: 1e200 * x, X), ValueError, "the score must lie in"),
+        (lambda: kernel_stein_test(huge, X, bandwidth=1e90), ValueError, "the discrepancy overflows in float64"),
+        (lambda: stein_discrepancy(huge, X, bandwidth=1e90), ValueError, "the discrepancy overflows in float64"),
+        (lambda: stein_thinning(huge, X, 2, bandwidth=1e90), ValueError, "the discrepancy overflows in float64"),
+        (lambda: kernel_stein_test(standard, X[:1]), ValueError, "1 sample.* required by kernel_stein_test"),
+        (lambda: kernel_stein_test(standard, X * np.nan), ValueError, "kernel_stein_test does not accept missing"),
+        (lambda: stein_discrepancy(standard, X * np.nan), ValueError, "stein_discrepancy does not accept missing"),
+        (lambda: stein_thinning(standard, X * np.nan, 3), ValueError, "stein_thinning does not accept missing"),
         (lambda: kernel_stein_test(standard, X * 0), ValueError, "all rows of X are equal"),
         (lambda: kernel_stein_test(3, X), TypeError, "score must be a function"),
         (lambda: kernel_stein_test(lambda x: x[:, :1], X), ValueError, r"must return the shape of X, \(20, 2\)"),

@@ -60,13 +60,12 @@ def test_the_covariance_is_the_infinitesimal_jackknife(estimator, weighted):
 
 @EACH
 def test_the_criterion_is_the_objective_and_the_trace_of_the_sandwich(estimator):
-    """SMIC = objective + tr(J H^-1) / n, J from the contributions where these exist; fixed parameters do not count."""
+    """SMIC = objective + tr(J H^-1) / n, J from the contributions; fixed parameters do not count."""
     x = data()
     fit = estimator.fit(x)
-    if not hasattr(fit, "contributions"):
+    if isinstance(fit, (Gaussian, TruncatedGaussian)):
         other = ExponentialFamily(domain=getattr(fit, "domain", "real")).fit(x)  # the same model, in other coordinates
         np.testing.assert_allclose(fit.information_criterion(), other.information_criterion(), rtol=1e-9)
-        return
     g = fit.contributions(x)
     free = fit.standard_error_ > 0
     ridge = getattr(fit, "ridge", 0.0)

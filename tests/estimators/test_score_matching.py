@@ -9,6 +9,7 @@ from sklearn.exceptions import ConvergenceWarning
 from torch import nn
 
 from scorefield.estimators import ExponentialFamily, Gaussian, ScoreMatching
+from scorefield.estimators.minimising import newton
 from scorefield.fields import EnergyModel
 
 
@@ -68,6 +69,19 @@ def test_solvers_find_one_minimum(solver):
     fit = ScoreMatching(solver=solver, max_iter=500, learning_rate=0.05).fit(x)
     np.testing.assert_allclose(fit.theta_, exact.theta_, atol=3e-2 if solver == "sgd" else 1e-9)
     assert hasattr(fit, "covariance_") == (solver != "sgd")
+
+
+def test_newton_goes_down_where_the_hessian_is_negative_and_leaves_what_is_flat():
+    """x^4/4 - x^2/2 from 0.1, where H = -0.97: to 1 and not to the maximum at 0; y does not matter and stays."""
+    found, steps = newton(
+        lambda at: (at[0] ** 4 / 4 - at[0] ** 2 / 2, np.array([at[0] ** 3 - at[0], 0.0])),
+        lambda at: np.diag([3 * at[0] ** 2 - 1, 0.0]),
+        np.array([0.1, 7.0]),
+        max_iter=50,
+        tol=1e-14,
+    )
+    np.testing.assert_allclose(found, [1.0, 7.0], rtol=1e-14)
+    assert 0 < steps < 12
 
 
 def test_newton_reaches_the_minimum_of_an_energy_that_is_not_convex_in_its_parameters():
@@ -166,6 +180,27 @@ def test_what_stops_early_says_so():
     """One iteration of lbfgs is not enough."""
     with pytest.warns(ConvergenceWarning, match="raise max_iter"):
         ScoreMatching(max_iter=1, inference=False).fit(data())
+
+
+@pytest.mark.parametrize("solver", ["lbfgs", "newton"])
+def test_a_fit_that_did_not_converge_has_no_standard_errors(solver):
+    """Student's law can put its edge on rows that are equal; an earlier fit's errors do not stay behind."""
+
+    def student(x, theta):
+        freedom, scale = theta[0].exp(), theta[1].exp()
+        return -(freedom + 1) / 2 * (1 + (x[:, 0] / scale) ** 2 / freedom).log()
+
+    x = np.append(np.random.default_rng(0).standard_t(3, 60), np.full(40, 0.5))[:, None]
+    model = ScoreMatching(student, start=[1.0, 0.0], solver=solver, max_iter=60)
+    fit = model.fit(np.random.default_rng(1).standard_t(3, (500, 1)))
+    assert (fit.standard_error_ > 0).all()
+    with pytest.warns(ConvergenceWarning, match="so that there are no standard errors; raise max_iter"):
+        fit = model.set_params(max_iter=2).fit(x)
+    for ask in (fit.summary, fit.confidence_interval, fit.information_criterion, lambda: fit.wald_test(np.eye(2))):
+        with pytest.raises(RuntimeError, match="did not reach a minimum: raise max_iter"):
+            ask()
+    assert not hasattr(fit, "standard_error_")
+    assert fit.contributions(x).shape == (100, 2)
 
 
 @pytest.mark.parametrize(

@@ -38,10 +38,17 @@ class ScoreEstimator(BaseEstimator, ABC):
             X: rows, (n, d).
             y: ignored.
             sample_weight: of the rows, >= 0.
+
+        Raises:
+            ValueError: the objective overflows.
         """
         check_is_fitted(self)
         x = check_rows_of(self, X, fitting=False)
-        return -float(check_weights(sample_weight, len(x)) @ self._rho(x))
+        with np.errstate(over="ignore", invalid="ignore"):
+            value = float(check_weights(sample_weight, len(x)) @ self._rho(x))
+        if not np.isfinite(value):
+            raise ValueError("the objective overflows in float64; rescale the columns of X, in fit too")
+        return -value
 
     def score_function(self, X: Any) -> Array:
         r"""The gradient $\nabla_x \log p$ of the fitted law at the rows of X, (n, d)."""

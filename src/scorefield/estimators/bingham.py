@@ -82,7 +82,7 @@ class Bingham(Inference, Energy, Sampled, ScoreEstimator):
         names = [f"A[{columns[a]}, {columns[b]}]" for a, b in zip(i, j, strict=True)]
         how: Any = {"ddof": self.ddof, "on_singular": self.on_singular, "inference": self.inference}
         found = linear.solve(z, w, Quadrics(), region_of("real", None, p), names[:-1], **how)
-        to = np.vstack([np.eye(len(i) - 1), -(i == j)[:-1].astype(float)])  # the last entry makes the trace 0
+        to = _from_free(p)
         theta = to @ found.theta
         self.matrix_ = np.zeros((p, p))
         self.matrix_[i, j] = self.matrix_[j, i] = theta
@@ -101,6 +101,12 @@ class Bingham(Inference, Energy, Sampled, ScoreEstimator):
         )
         self._improper = None
         return self
+
+    def _contributions(self, x: Array) -> Array:
+        """Along the matrices of trace 0."""
+        p = x.shape[1]
+        free = linear.contributions(on_sphere(x), self.theta_[:-1], Quadrics(), region_of("real", None, p))
+        return free @ np.linalg.pinv(_from_free(p))
 
     def _rho(self, x: Array) -> Array:
         z = on_sphere(x)
@@ -131,6 +137,12 @@ class Bingham(Inference, Energy, Sampled, ScoreEstimator):
             kept = np.concatenate([kept, y[np.log(rng.uniform(size=len(y))) <= chance]])
         rows = kept[:count] @ self.axes_.T
         return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def _from_free(p: int) -> Array:
+    """From the free entries of A, all but the last, to its upper triangle: the last makes the trace 0."""
+    i, j = np.triu_indices(p)
+    return np.vstack([np.eye(len(i) - 1), -(i == j)[:-1].astype(float)])
 
 
 @dataclass(frozen=True)

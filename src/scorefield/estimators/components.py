@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.exceptions import RankWarning
 from scipy.optimize import minimize
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.exceptions import ConvergenceWarning
@@ -94,6 +95,7 @@ class IndependentComponents(ClassNamePrefixFeaturesOutMixin, TransformerMixin, E
 
         Warns:
             ConvergenceWarning: max_iter was not enough.
+            RankWarning: the columns depend on each other, and no `rank` says that it is known.
             NotNormalisable: some alpha is not positive.
         """
         for name in ("max_iter", "restarts"):
@@ -105,6 +107,13 @@ class IndependentComponents(ClassNamePrefixFeaturesOutMixin, TransformerMixin, E
         x, w = check_fit_data(self, X, sample_weight)
         z, self.mean_, scale = standardise(x, w)
         whitening = whitened(z, w, self.rank)
+        if self.rank is None and len(whitening) < x.shape[1]:
+            warnings.warn(
+                f"the {x.shape[1]} columns have rank {len(whitening)} on these {len(x)} rows, and so have the "
+                "components; drop constant or duplicate columns, add rows, or give that rank",
+                RankWarning,
+                stacklevel=2,
+            )
         count = len(whitening) if self.n_components is None else self.n_components
         whitening = whitening[-count:]
         self.rank_ = len(whitening)
@@ -118,7 +127,10 @@ class IndependentComponents(ClassNamePrefixFeaturesOutMixin, TransformerMixin, E
                 stacklevel=2,
             )
         filters, self.alphas_ = split(found.x, count)
-        self.filters_ = filters @ whitening / scale
+        with np.errstate(over="ignore"):
+            self.filters_ = filters @ whitening / scale
+        if not np.isfinite(self.filters_).all():
+            raise ValueError("the filters overflow in float64; rescale the columns of X")
         self.mixing_ = scale[:, None] * np.linalg.pinv(filters @ whitening)
         self._unwhitened, self._directions = scale[:, None] * np.linalg.pinv(whitening), filters
         self._starts, self._n_features_out = starts(z, w), count

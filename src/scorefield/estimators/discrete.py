@@ -13,18 +13,16 @@ from __future__ import annotations
 
 import warnings
 from abc import abstractmethod
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.exceptions import RankWarning
-from scipy.linalg import LinAlgError, cho_factor, cho_solve
-from scipy.optimize import minimize
 from scipy.special import expit
 
 from scorefield.checks import check_choice, check_count, check_non_negative
 from scorefield.estimators.base import Energy, Sampled, ScoreEstimator
 from scorefield.estimators.inference import ON_SINGULAR, Inference, Spread, invert, record
+from scorefield.estimators.minimising import lbfgs, newton
 from scorefield.estimators.sampling import starts
 from scorefield.estimators.validation import Array, check_fit_data, names_of
 
@@ -136,9 +134,8 @@ class _Boltzmann(Inference, Energy, Sampled, ScoreEstimator):
 
         first = self._first(x, w)
         if len(first) <= _FEW:
-            return _newton(first, value, hessian, max_iter=self.max_iter)
-        options = {"maxiter": self.max_iter, "gtol": 1e-7, "ftol": 1e-13}
-        return minimize(value, first, jac=True, method="L-BFGS-B", options=options).x
+            return newton(value, hessian, first, max_iter=self.max_iter, tol=GRADIENT)[0]
+        return lbfgs(value, first, max_iter=self.max_iter, tol=1e-7)[0]
 
     def _derivatives(self, x: Array, theta: Array) -> tuple[Array, Array, Array]:
         """The loss of each coordinate, and its derivatives in h_i, (n, d) each."""
@@ -156,6 +153,10 @@ class _Boltzmann(Inference, Energy, Sampled, ScoreEstimator):
                 f"row {i}, column {j}; threshold numbers, and one-hot encode categories"
             )
         return 2 * (x - low) / (high - low) - 1
+
+    def _contributions(self, x: Array) -> Array:
+        x = self._signs(x)
+        return estimating(x, self._derivatives(x, self.theta_)[1])
 
     def _rho(self, x: Array) -> Array:
         return self._derivatives(self._signs(x), self.theta_)[0].sum(1)
@@ -229,46 +230,6 @@ class RatioMatching(_Boltzmann):
 
     def _first(self, x: Array, w: Array) -> Array:
         return PseudoLikelihood(ridge=self.ridge, max_iter=self.max_iter)._minimised(x, w)
-
-
-def _newton(
-    theta: Array,
-    value: Callable[[Array], tuple[float, Array]],
-    hessian: Callable[[Array], Array],
-    *,
-    max_iter: int,
-) -> Array:
-    r"""Newton's method with $|H|$ in place of H, a step being halved until it goes down, or makes the gradient smaller.
-
-    The latter decides at the minimum, where values agree to their last digits.
-    """
-    level, slope = value(theta)
-    for _ in range(max_iter):
-        step = -_solved(hessian(theta), slope)
-        length = 1.0
-        while True:
-            tried = theta + length * step
-            new, new_slope = value(tried)
-            flat = abs(new - level) <= 1e-13 * abs(level)
-            if new < level and not flat or flat and np.abs(new_slope).max() < np.abs(slope).max():
-                break
-            length /= 2
-            if length < 1e-6:
-                return theta
-        theta, level, slope = tried, new, new_slope
-        if np.abs(slope).max() < GRADIENT:
-            return theta
-    return theta
-
-
-def _solved(hessian: Array, slope: Array) -> Array:
-    r"""$|H|^{-1}$ times the slope: by Cholesky where H is positive definite, else by its eigenvalues."""
-    try:
-        return cho_solve(cho_factor(hessian), slope)
-    except LinAlgError:
-        values, vectors = np.linalg.eigh(hessian)
-        size = np.maximum(np.abs(values), 1e-12 * np.abs(values).max())
-        return (vectors / size) @ (vectors.T @ slope)
 
 
 def parameter_names(columns: list[str]) -> list[str]:

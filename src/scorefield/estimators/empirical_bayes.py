@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from sklearn.base import BaseEstimator, clone
 
-from scorefield.checks import check_positive, nearest
+from scorefield.checks import check_between, check_positive, nearest
 from scorefield.estimators.kernels import KernelExponentialFamily, KernelScore
-from scorefield.estimators.kernels.rows import check_scale
+from scorefield.estimators.kernels.rows import LARGEST, SMALLEST, check_scale
 from scorefield.estimators.validation import Array, check_rows_of
 
 MARGINALS = ("gaussian", "kernel", "kernel-exponential-family")
@@ -62,8 +62,9 @@ def tweedie(
     if np.ndim(sigma) != 0:
         raise ValueError("sigma must be one number for all observations; divide z by its standard deviations first")
     check_positive("sigma", sigma)
+    check_between("sigma", sigma, SMALLEST, LARGEST)
     given = z if np.ndim(z) != 1 else np.asarray(z).reshape(-1, 1)
-    x = check_rows_of(BaseEstimator(), given, fitting=True)
+    x = check_rows_of(BaseEstimator(), given, fitting=True, caller="tweedie")
     check_scale(x)
     means = x + sigma**2 * _marginal_score(x, marginal, centre, sigma, positive_part, random_state)
     if not np.isfinite(means).all():
@@ -98,13 +99,11 @@ def _marginal_score(x: Array, marginal: Any, centre: Any, sigma: float, positive
 def _shrinkage(x: Array, centre: Any, sigma: float, positive: bool) -> Array:
     """The score of a Gaussian with the unbiased estimate of its precision, (n, d)."""
     n, d = x.shape
-    fitted = isinstance(centre, str)
-    if fitted and centre != "mean":
-        raise ValueError(f'centre must be "mean", a number or {d} of them, got {centre!r}')
+    fitted = isinstance(centre, str) and centre == "mean"
     freedom = n - d - 1 - fitted
     if freedom < 1:
         raise ValueError(f"the Gaussian marginal needs at least {d + 2 + fitted} rows for {d} columns, got {n}")
-    apart = x - (x.mean(0) if fitted else np.broadcast_to(np.asarray(centre, dtype=np.float64), (d,)))
+    apart = x - (x.mean(0) if fitted else _point(centre, d))
     unit = float(np.abs(apart).max())
     if not unit > 0:
         raise ValueError("all observations are equal; shrinkage needs some that differ")
@@ -115,3 +114,14 @@ def _shrinkage(x: Array, centre: Any, sigma: float, positive: bool) -> Array:
     if positive:
         precision = np.minimum(precision, sigma**-2)
     return -(apart @ axes * precision) @ axes.T
+
+
+def _point(centre: Any, d: int) -> Array:
+    """A known centre, (d,)."""
+    try:
+        point = np.asarray(centre, dtype=np.float64)
+    except (TypeError, ValueError):
+        point = np.full((), np.nan)
+    if point.shape not in ((), (d,)) or not (np.abs(point) <= LARGEST).all():
+        raise ValueError(f'centre must be "mean", a number or {d} of them, within 1e100, got {centre!r}')
+    return np.broadcast_to(point, (d,))

@@ -130,22 +130,10 @@ class ExponentialFamily(Inference, Energy, Sampled, ScoreEstimator):
         say_improper(self, self._why_improper(statistic, region))
         return self
 
-    def contributions(self, X: Any) -> Array:
-        r"""What each row adds to the estimating equations: $\nabla_\theta \rho(x_i; \hat\theta)$, (n, K).
-
-        On the data of the fit, with its weights, their mean is zero, but for the ridge. A row's influence on the
-        estimate is $-H^{-1}$ times its contribution.
-
-        Args:
-            X: rows, (n, d), within the domain.
-        """
-        x, (statistic, theta, region) = self._ready(X)
-        return np.concatenate(
-            [
-                linear.estimating(rows, theta, statistic, region)[:, : len(self.theta_)]
-                for rows, _ in linear.chunks(x, np.ones(len(x)), len(theta))
-            ]
-        )
+    def _contributions(self, x: Array) -> Array:
+        statistic, theta, region = self._law()
+        region.check(x)
+        return linear.contributions(x, theta, statistic, region)[:, : len(self.theta_)]
 
     def _rho(self, x: Array) -> Array:
         statistic, theta, region = self._law()

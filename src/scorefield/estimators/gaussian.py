@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.linalg import block_diag
 from sklearn.utils.metaestimators import available_if
 from torch import Tensor
 
@@ -47,7 +48,7 @@ class Gaussian(Inference, Energy, Sampled, ScoreEstimator):
         ddof: the covariance of the estimate is multiplied by n / (n - ddof); S is not.
         on_singular: a singular S, from constant or dependent columns or too few rows: `"pinv"` answers with its
             pseudo-inverse and a `RankWarning`, `"raise"` refuses.
-        inference: False skips the covariance of the estimate, which takes memory of order $d^4$.
+        inference: False skips the covariance of the estimate and the Hessian, which take memory of order $d^4$.
 
     Attributes:
         mean_: (d,).
@@ -91,22 +92,21 @@ class Gaussian(Inference, Energy, Sampled, ScoreEstimator):
         solved = invert(spread, columns, n=len(x), on_singular=self.on_singular)
         i, j = np.triu_indices(d)
         unit = np.concatenate([scale, 1 / scale[i] / scale[j]])
-        influence = Spread(len(unit))
+        covariance = None
         if self.inference:
+            influence = Spread(len(unit))
             for rows, shares in linear.chunks(z, w, len(unit)):
                 pulled = rows @ solved.inverse
                 influence.add(np.concatenate([rows, solved.inverse[i, j] - pulled[:, i] * pulled[:, j]], 1), shares)
+            covariance = influence.covariance(self.ddof) * unit * unit[:, None]
         self.mean_ = centre
         self.precision_ = solved.inverse / scale / scale[:, None]
         self.covariance_matrix_ = spread * scale * scale[:, None]
-        hessian = np.zeros((len(unit), len(unit)))
-        hessian[:d, :d] = self.precision_ @ self.precision_
-        hessian[d:, d:] = quadratic_forms(self.covariance_matrix_)
         record(
             self,
             theta=np.concatenate([centre, self.precision_[i, j]]),
-            hessian=hessian,
-            covariance=influence.covariance(self.ddof) * unit * unit[:, None] if self.inference else None,
+            hessian=gaussian_hessian(self.precision_, self.covariance_matrix_) if self.inference else None,
+            covariance=covariance,
             objective=-float(np.trace(self.precision_)) / 2,
             condition=solved.condition,
             n_samples=len(x),
@@ -115,6 +115,9 @@ class Gaussian(Inference, Energy, Sampled, ScoreEstimator):
         self._improper = None if np.isfinite(solved.condition) else "its covariance matrix is singular"
         self._log_normaliser = -(np.linalg.slogdet(spread)[1] / 2 + np.log(scale).sum() + d * np.log(2 * np.pi) / 2)
         return self
+
+    def _contributions(self, x: Array) -> Array:
+        return gaussian_contributions(x - self.mean_, self.precision_)
 
     @available_if(_normalised)
     def score_samples(self, X: Any) -> Array:
@@ -221,9 +224,14 @@ class TruncatedGaussian(Inference, Energy, Sampled, ScoreEstimator):
             n_samples=len(x),
             names=names,
         )
-        self._starts, self._natural = starts(x, w), (inner, found.theta)
+        self._starts, self._natural = starts(x, w), (inner, found.theta, to)
         say_improper(self, None if region.bounded else not_definite(self.precision_))
         return self
+
+    def _contributions(self, x: Array) -> Array:
+        region, (inner, theta, to) = region_of(self.domain, self.weight, self.n_features_in_), self._natural
+        region.check(x)
+        return linear.contributions(x, theta, inner, region) @ to
 
     def _rho(self, x: Array) -> Array:
         region = region_of(self.domain, self.weight, self.n_features_in_)
@@ -267,6 +275,24 @@ def standardise(x: Array, w: Array) -> tuple[Array, Array, Array]:
     deviation = np.sqrt(w @ z**2)
     deviation[deviation == 0] = 1.0
     return z / deviation, x[0] + size * shift, size * deviation
+
+
+def gaussian_hessian(precision: Array, spread: Array) -> Array:
+    r"""Of the mean of $\tfrac12\|P(x - \mu)\|^2 - \operatorname{tr} P$ in the mean and P's upper triangle, (K, K)."""
+    return np.asarray(block_diag(precision @ precision, quadratic_forms(spread)), dtype=np.float64)
+
+
+def gaussian_contributions(z: Array, precision: Array, multiplier: float = 1.0) -> Array:
+    r"""The gradient of $\tfrac12\|Pz\|^2 - \operatorname{tr} P$, z = x - mean, in mean and P's triangle, (n, K)."""
+    pairs = gaussian_slopes(z, precision, *np.triu_indices(len(precision)), multiplier=multiplier)
+    return np.concatenate([-z @ precision @ precision, pairs], axis=1)
+
+
+def gaussian_slopes(z: Array, precision: Array, i: Any, j: Any, *, multiplier: float = 1.0) -> Array:
+    r"""The same in the entries (i, j), i <= j, of P, with the diagonal of $zz^\top$ multiplied, (n, len(i))."""
+    q, more = z @ precision, (multiplier - 1) * precision[i, j]
+    both = q[:, i] * z[:, j] + q[:, j] * z[:, i] + more * (z[:, i] ** 2 + z[:, j] ** 2)
+    return both * np.where(i == j, 0.5, 1.0) - (i == j)
 
 
 def gaussian_names(columns: list[str]) -> list[str]:

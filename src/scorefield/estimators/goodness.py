@@ -23,10 +23,10 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, clone
 from sklearn.utils import check_random_state
 
-from scorefield.checks import check_choice, check_count, check_positive
+from scorefield.checks import check_between, check_choice, check_count, check_positive
 from scorefield.estimators.bandwidth import half_distance
 from scorefield.estimators.kernels.fields import blocks, square_distances
-from scorefield.estimators.kernels.rows import check_scale
+from scorefield.estimators.kernels.rows import LARGEST, SMALLEST, check_scale
 from scorefield.estimators.validation import Array, check_rows_of, check_weights
 
 STEIN_KERNELS = ("imq", "gaussian")
@@ -114,9 +114,9 @@ def kernel_stein_test(
     check_count("replicates", replicates, least=19)
     if not 0 < flip <= 0.5:
         raise ValueError(f"flip must lie in (0, 0.5], got {flip!r}; 0.5 is for independent rows")
-    x, random = _rows(X), check_random_state(random_state)
+    x, random = _rows(X, "kernel_stein_test"), check_random_state(random_state)
     width = _width(bandwidth, x)
-    problem = _SteinProblem(x, _scores(score, x), kernel, width)
+    problem = _SteinProblem(x, _scores(score, x, X), kernel, width)
     if bootstrap == "parametric":
         u, v = _statistics(problem)
         null = _parametric(score, len(x), replicates, random, lambda law, rows: _judge(law, rows, kernel, width))
@@ -125,6 +125,7 @@ def kernel_stein_test(
         signs = _signs(len(x), replicates, flip, random) if bootstrap == "wild" else _counts(len(x), replicates, random)
         u, v, drawn = _bootstrapped(problem, signs, statistic)
     found = u if statistic == "u" else v
+    _check_finite([u, v, *drawn], width)
     p_value = (1 + int((drawn >= found).sum())) / (1 + len(drawn))
     return KernelSteinTest(found, p_value, u, v, drawn, len(x), kernel, width, bootstrap)
 
@@ -155,9 +156,10 @@ def stein_discrepancy(
     """
     check_choice("kernel", kernel, STEIN_KERNELS)
     check_choice("statistic", statistic, ("u", "v"))
-    x = _rows(X)
-    problem = _SteinProblem(x, _scores(score, x), kernel, _width(bandwidth, x))
+    x = _rows(X, "stein_discrepancy")
+    problem = _SteinProblem(x, _scores(score, x, X), kernel, _width(bandwidth, x))
     u, v = _statistics(problem, check_weights(sample_weight, len(x)))
+    _check_finite(v, problem.width)
     if statistic == "u" and math.isnan(u):
         raise ValueError('statistic="u" needs two rows of weight > 0, got one; give more, or use "v"')
     return u if statistic == "u" else v
@@ -186,12 +188,13 @@ def stein_thinning(
     """
     check_choice("kernel", kernel, STEIN_KERNELS)
     check_count("n_points", n_points)
-    x = _rows(X)
-    problem = _SteinProblem(x, _scores(score, x), kernel, _width(bandwidth, x))
+    x = _rows(X, "stein_thinning")
+    problem = _SteinProblem(x, _scores(score, x, X), kernel, _width(bandwidth, x))
     cost, chosen = problem.diagonal() / 2, np.empty(n_points, dtype=np.intp)
     for t in range(n_points):
         chosen[t] = i = int(cost.argmin())
         cost = cost + problem.rows(slice(i, i + 1))[0]
+        _check_finite(cost, problem.width)
     return chosen
 
 
@@ -267,7 +270,7 @@ def _counts(n: int, count: int, random: np.random.RandomState) -> Array:
 
 
 def _judge(law: Any, x: Array, kernel: str, width: float) -> tuple[float, float]:
-    return _statistics(_SteinProblem(x, _scores(law, x), kernel, width))
+    return _statistics(_SteinProblem(x, _scores(law, x, x), kernel, width))
 
 
 def _parametric(
@@ -288,8 +291,8 @@ def _fresh(law: Any) -> Any:
     return clone(law) if isinstance(law, BaseEstimator) else copy.deepcopy(law)
 
 
-def _rows(X: Any) -> Array:
-    x = check_rows_of(BaseEstimator(), X, fitting=True)
+def _rows(X: Any, caller: str) -> Array:
+    x = check_rows_of(BaseEstimator(), X, fitting=True, caller=caller)
     check_scale(x)
     return x
 
@@ -298,15 +301,28 @@ def _width(bandwidth: float | None, x: Array) -> float:
     if bandwidth is None:
         bandwidth = half_distance(x, np.full(len(x), 1 / len(x)))
         if not bandwidth > 0:
-            raise ValueError("all rows of X are equal, so that there is no default bandwidth; give a bandwidth > 0")
+            raise ValueError(
+                "all rows of X are equal, or so near that squared distances are 0, which leaves no default bandwidth; "
+                "give a bandwidth > 0, or multiply X by a number"
+            )
     check_positive("bandwidth", bandwidth)
+    check_between("bandwidth", bandwidth, SMALLEST, LARGEST)
     return float(bandwidth)
 
 
-def _scores(score: Any, x: Array) -> Array:
-    """The score at rows, whatever it is given as."""
+def _check_finite(values: Any, width: float) -> None:
+    """Refuse statistics that overflowed: no replicate is larger than one that is no number."""
+    if not np.isfinite(values).all():
+        raise ValueError(
+            f"the discrepancy overflows in float64 with the bandwidth {width:.3g}; give another, or rescale X and score"
+        )
+
+
+def _scores(score: Any, x: Array, given: Any) -> Array:
+    """The score at rows, whatever it is given as; what was fitted to names of columns sees X as it was given."""
     if hasattr(score, "score_function"):
-        s = np.asarray(score.score_function(x), dtype=np.float64)
+        rows = given if hasattr(score, "feature_names_in_") else x
+        s = np.asarray(score.score_function(rows), dtype=np.float64)
     else:
         function = score if callable(score) else getattr(score, "score", None)
         if function is None:
@@ -321,4 +337,8 @@ def _scores(score: Any, x: Array) -> Array:
     if not np.isfinite(s).all():
         i = int((~np.isfinite(s)).any(1).argmax())
         raise ValueError(f"the score must be finite, but it is {s[i]} at row {i} of X; look at this point")
+    if np.abs(s).max() > LARGEST:
+        raise ValueError(
+            f"the score must lie in [-1e100, 1e100] on X, got {np.abs(s).max():.3g}; multiply X by a number"
+        )
     return s

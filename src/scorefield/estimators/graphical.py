@@ -11,8 +11,16 @@ from sklearn.utils.metaestimators import available_if
 from scorefield.checks import check_choice, check_non_negative
 from scorefield.estimators import linear
 from scorefield.estimators.base import Energy, Sampled, ScoreEstimator
-from scorefield.estimators.gaussian import _check_size, _normalised, gaussian_names, standardise
-from scorefield.estimators.graphs import Columns, Path, Search, pattern_of, slots_of
+from scorefield.estimators.gaussian import (
+    _check_size,
+    _normalised,
+    gaussian_contributions,
+    gaussian_hessian,
+    gaussian_names,
+    gaussian_slopes,
+    standardise,
+)
+from scorefield.estimators.graphs import NO_ERRORS, Columns, Path, Search, pattern_of, slots_of
 from scorefield.estimators.inference import ON_SINGULAR, Inference, Solved, Spread, invert, record
 from scorefield.estimators.sampling import say_improper
 from scorefield.estimators.statistics import not_definite
@@ -46,7 +54,7 @@ class GaussianGraphicalModel(Inference, Energy, Sampled, ScoreEstimator):
         ratio: of the last to the first; None is $\tfrac15\sqrt{\log d / n}$, within 0.001 and 0.2.
         ddof: the covariance of the estimate is multiplied by n / (n - ddof); S is not.
         on_singular: with $\lambda = 0$: `"pinv"` or `"raise"`, see `invert`.
-        inference: False skips the standard errors.
+        inference: False skips the standard errors and the Hessian.
 
     Attributes:
         mean_: (d,).
@@ -55,7 +63,9 @@ class GaussianGraphicalModel(Inference, Energy, Sampled, ScoreEstimator):
         penalty_: $\lambda$.
         path_: a `Path`; None without a penalty.
         theta_: the mean, then K's upper triangle row by row; with `covariance_` and the others of `Inference` where
-            $\lambda = 0$. `objective_` is without the penalty and without the multiplier.
+            $\lambda = 0$. `objective_` is without the penalty and without the multiplier, which the Hessian has;
+            `contributions` have it where $\lambda = 0$. On a complete graph without a multiplier K is $S^{-1}$, as for
+            `Gaussian`, and the condition number that of the correlation matrix.
 
     Source: Forbes & Lauritzen 2015 (arXiv:1304.2741) for a given graph; Lin, Drton & Shojaie 2016 (arXiv:1507.00433)
     for the penalty; Yu, Drton & Shojaie 2019 (arXiv:1812.10551) for the multiplier.
@@ -116,10 +126,11 @@ class GaussianGraphicalModel(Inference, Energy, Sampled, ScoreEstimator):
         names = gaussian_names(columns)
         covariance, solved = None, Solved(np.zeros((d, d)), np.nan)
         if penalty == 0:
-            factor = 1.0 if self.multiplier is None else float(self.multiplier)
-            K, covariance, solved = self._closed_form(z, w, factor, allowed, names)
+            self._factor = 1.0 if self.multiplier is None else float(self.multiplier)
+            K, covariance, solved = self._closed_form(z, w, allowed, columns)
             self.penalty_, self.path_, self.pattern_ = 0.0, None, allowed
         else:
+            self._factor = 1.0
             K, path = search.run(_Covariance.of, z, w, allowed)
             self.penalty_ = float(path.penalties[(path.precisions == K).all((1, 2)).argmax()])
             self.path_ = Path(path.penalties, path.precisions / unit / unit, path.edges, path.criterion)
@@ -129,21 +140,25 @@ class GaussianGraphicalModel(Inference, Energy, Sampled, ScoreEstimator):
             back = np.append(np.full(d, unit), np.full(len(i), 1 / unit / unit))
             self.precision_ = K / unit / unit
             spread = (z * w[:, None]).T @ z
-            hessian = np.zeros((len(back), len(back)))
-            hessian[:d, :d] = self.precision_ @ self.precision_
-            forms = np.broadcast_to(spread, (d, d, d))
-            hessian[d:, d:] = Columns(forms, np.eye(d)).system(slots_of(np.ones((d, d))))[0] * unit * unit
-        if not np.isfinite(hessian).all():
+            square = np.stack([self.precision_ @ self.precision_, spread * unit * unit])
+        if not np.isfinite(square).all():
             raise ValueError("K or its square overflows in float64; rescale the columns of X")
+        hessian = None
+        if covariance is not None:
+            covariance = covariance * back * back[:, None]
+            own = np.diag(spread) * unit * unit
+            hessian = gaussian_hessian(self.precision_, spread * unit * unit)
+            hessian[d:, d:] += (self._factor - 1) * np.diag(np.where(i == j, own[i], own[i] + own[j]))
         record(
             self,
             theta=np.append(self.mean_, self.precision_[i, j]),
             hessian=hessian,
-            covariance=None if covariance is None else covariance * back * back[:, None],
+            covariance=covariance,
             objective=(np.sum(K * (spread @ K)) / 2 - np.trace(K)) / unit / unit,
             condition=solved.condition,
             n_samples=len(x),
             names=names,
+            way_out=NO_ERRORS if penalty != 0 else "fit with inference=True",
         )
         say_improper(self, not_definite(self.precision_))
         if self._improper is None:
@@ -156,33 +171,40 @@ class GaussianGraphicalModel(Inference, Energy, Sampled, ScoreEstimator):
         return self.log_density(X) + self._log_normaliser
 
     def _closed_form(
-        self, z: Array, w: Array, factor: float, allowed: Array, names: list[str]
+        self, z: Array, w: Array, allowed: Array, columns: list[str]
     ) -> tuple[Array, Array | None, Solved]:
-        """K on a graph, and the covariance of the mean and of its upper triangle."""
-        d = z.shape[1]
-        slots = slots_of(allowed)
+        """K on a graph, and the covariance of the mean and of its upper triangle; S^-1 where the graph is complete."""
+        d, factor, names = z.shape[1], self._factor, gaussian_names(columns)
+        how: Any = {"n": len(z), "on_singular": self.on_singular}
+        moments, slots = _Covariance.of(z, w), slots_of(allowed)
+        whole = bool(allowed.all()) and factor == 1
         (j, _), (i, _) = slots.column, slots.row
-        hessian, pull = _Covariance.of(z, w).columns(factor).system(slots)
         place = {pair: k for k, pair in enumerate(zip(*np.triu_indices(d), strict=True))}
         free = np.append(np.arange(d), [d + place[pair] for pair in zip(i, j, strict=True)])
-        solved = invert(hessian, [names[k] for k in free[d:]], n=len(z), on_singular=self.on_singular)
-        K = np.zeros((d, d))
-        K[i, j] = K[j, i] = solved.inverse @ pull
+        if whole:
+            solved = invert(moments.spread, columns, **how)
+            K = solved.inverse
+        else:
+            hessian, pull = moments.columns(factor).system(slots)
+            solved, K = invert(hessian, [names[k] for k in free[d:]], **how), np.zeros((d, d))
+            K[i, j] = K[j, i] = solved.inverse @ pull
         if not self.inference:
             return K, None, solved
         _check_size(len(names), inference=True)
         spread = Spread(len(free))
         for rows, shares in linear.chunks(z, w, len(free)):
-            pulled = rows @ K
-            g = (
-                pulled[:, i] * rows[:, j]
-                + pulled[:, j] * rows[:, i]
-                + (factor - 1) * K[i, j] * (rows[:, i] ** 2 + rows[:, j] ** 2)
-            )
-            spread.add(np.concatenate([rows, (pull - slots.half * g) @ solved.inverse], axis=1), shares)
+            if whole:
+                pulled = rows @ K
+                influence = K[i, j] - pulled[:, i] * pulled[:, j]
+            else:
+                influence = -gaussian_slopes(rows, K, i, j, multiplier=factor) @ solved.inverse
+            spread.add(np.concatenate([rows, influence], axis=1), shares)
         covariance = np.zeros((len(names), len(names)))
         covariance[np.ix_(free, free)] = spread.covariance(self.ddof)
         return K, covariance, solved
+
+    def _contributions(self, x: Array) -> Array:
+        return gaussian_contributions(x - self.mean_, self.precision_, self._factor)
 
     def _rho(self, x: Array) -> Array:
         return np.square(self._score(x)).sum(1) / 2 - np.trace(self.precision_)

@@ -30,6 +30,10 @@ Index = NDArray[np.intp]
 SELECT = ("ebic", "cv")
 _TOLERANCE = 1e-10  # of the KKT conditions, relative to g
 _SWEEPS = 1000
+NO_ERRORS = (
+    "an l1 penalty shrinks the estimate and chooses its graph: fit with penalty=0 and pattern=model.pattern_, to rows "
+    "that did not choose the graph"
+)
 
 
 class Slots(NamedTuple):

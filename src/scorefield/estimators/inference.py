@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -29,14 +30,14 @@ from sklearn.utils.validation import check_is_fitted
 
 from scorefield.checks import check_choice
 from scorefield.estimators.summary import Row, Summary
-from scorefield.estimators.validation import Array
+from scorefield.estimators.validation import Array, check_rows_of
 
 ILL_CONDITIONED = 1e10  # above this a fit warns
 ON_SINGULAR = ("pinv", "raise")
 
 
-class Inference:
-    """The methods that read a fit: a mixin for estimators whose `fit` ends with `record`.
+class Inference(ABC):
+    """The methods that read a fit: a mixin for estimators whose `fit` ends with `record`; defines `_contributions`.
 
     Attributes:
         theta_: the estimate, (K,).
@@ -44,7 +45,9 @@ class Inference:
         standard_error_: its roots, (K,).
         hessian_: of the mean objective at the estimate, (K, K).
         objective_: the mean objective there; negative, and lower is better.
-        condition_number_: of the Hessian with its diagonal scaled to 1; inf where it is singular.
+        condition_number_: of the Hessian with its diagonal scaled to 1; inf where it is singular. It tells whether the
+            data tell parameters apart, in any units; one that they hardly determine by itself shows in its standard
+            error alone.
         n_samples_: how many rows of weight > 0 were seen.
         parameter_names_: K words.
     """
@@ -57,6 +60,7 @@ class Inference:
     condition_number_: float
     n_samples_: int
     parameter_names_: list[str]
+    _way_out: str
 
     def confidence_interval(self, level: float = 0.95) -> Array:
         r"""Normal intervals $\hat\theta \pm z\,\mathrm{s.e.}$ of every parameter, (K, 2).
@@ -140,10 +144,31 @@ class Inference:
         self._check_inference()
         return self.objective_ + float(np.sum(self.hessian_ * self.covariance_))
 
+    def contributions(self, X: Any) -> Array:
+        r"""What each row adds to the estimating equations: $\nabla_\theta \rho(x_i; \hat\theta)$, (n, K).
+
+        On the data of the fit, with its weights, their mean is zero for what is free, but for a ridge or a penalty. A
+        row's influence on the estimate is $-H^{-1}$ times its contribution, so that `covariance_` is $H^{-1} V H^{-1}
+        / n$ with V their covariance (pseudo-inverses where $\theta$ is bound to a surface, along which derivatives are
+        then taken).
+
+        Args:
+            X: rows, (n, d), within the domain.
+
+        Raises:
+            ValueError, TypeError: rows that `score` would refuse.
+        """
+        check_is_fitted(self)
+        return self._contributions(check_rows_of(self, X, fitting=False))  # pyright: ignore[reportArgumentType]
+
+    @abstractmethod
+    def _contributions(self, x: Array) -> Array:
+        """Of checked rows."""
+
     def _check_inference(self) -> None:
         check_is_fitted(self)
         if not hasattr(self, "covariance_"):
-            raise RuntimeError("this fit has no standard errors; fit with inference=True")
+            raise RuntimeError(f"this fit has no standard errors; {self._way_out}")
 
 
 def record(
@@ -156,8 +181,11 @@ def record(
     condition: float,
     n_samples: int,
     names: Sequence[str],
+    way_out: str = "fit with inference=True",
 ) -> None:
     """Store a fit on its estimator, under the names that `Inference` reads; what is None is left out.
+
+    `way_out` says how to come by standard errors where there are none.
 
     Raises:
         ValueError: an estimate or covariance that is not finite, or a covariance that underflows.
@@ -170,7 +198,7 @@ def record(
         )
     estimator.theta_, estimator.objective_ = theta, float(objective)
     estimator.condition_number_, estimator.n_samples_ = float(condition), int(n_samples)
-    estimator.parameter_names_ = list(names)
+    estimator.parameter_names_, estimator._way_out = list(names), way_out
     for name in ("hessian_", "covariance_", "standard_error_"):
         if hasattr(estimator, name):
             delattr(estimator, name)

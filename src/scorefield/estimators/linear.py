@@ -157,6 +157,12 @@ def estimating(x: Array, theta: Array, statistic: Statistic, region: Region) -> 
     return g.numpy()
 
 
+def contributions(x: Array, theta: Array, statistic: Statistic, region: Region) -> Array:
+    """The same chunk by chunk, for any number of rows."""
+    shares = np.ones(len(x))
+    return np.concatenate([estimating(rows, theta, statistic, region) for rows, _ in chunks(x, shares, len(theta))])
+
+
 def objective(x: Array, theta: Array, statistic: Statistic, region: Region) -> Array:
     r"""$\rho$ of each row at theta, (n,): $\sum_j \tfrac12 h_j s_j^2 + h_j \partial_j s_j + \partial_j h_j s_j$."""
     out = []

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
-from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from scorefield.calculus import probe_like, randn_like
@@ -23,10 +22,11 @@ from scorefield.estimators.minimising import Problem, adam, lbfgs, newton, polis
 from scorefield.estimators.models import Model, denoising, implicit
 from scorefield.estimators.sampling import draw, say_improper, starts
 from scorefield.estimators.statistics import Quadratic
-from scorefield.estimators.validation import Array, check_fit_data, check_rows_of, names_of
+from scorefield.estimators.validation import Array, check_fit_data, names_of
 
 OBJECTIVES = ("implicit", "sliced", "denoising")
 SOLVERS = ("lbfgs", "newton", "sgd")
+NOT_CONVERGED = "the solver did not reach a minimum: raise max_iter, rescale X or start elsewhere"
 _FEW = 100  # parameters up to which standard errors come without being asked for
 
 
@@ -38,6 +38,10 @@ class ScoreMatching(Inference, Energy, Sampled, ScoreEstimator):
     of $x + \sigma z$, drawn once per row. The first two estimate the law of the data. **Denoising targets the blurred
     law**, that of $x + \sigma z$: so do its estimate and its intervals. Probes and noise are part of a row, so that
     standard errors include what they add.
+
+    **Score matching hardly sees the shares of modes that lie far apart** (Wenliang & Kanagawa 2020, arXiv:2008.10087):
+    no data lie where the score would tell them. A mixture's weight is then a flat direction, and its estimate may be
+    off by many of its own standard errors; no condition number tells.
 
     Args:
         model: an `nn.Module` that returns a log-density (B,), or has a method `log_density`, or returns a score (B, d);
@@ -57,7 +61,7 @@ class ScoreMatching(Inference, Energy, Sampled, ScoreEstimator):
         ddof: the covariance is multiplied by n / (n - ddof).
         on_singular: `"pinv"` or `"raise"`, see `invert`.
         inference: True, False, or `"auto"`: with at most 100 parameters, and not after sgd, whose last iterate is not
-            the minimum.
+            the minimum. Where lbfgs or newton do not converge there are no standard errors.
         random_state: seed of probes, noise and mini-batches.
 
     Attributes:
@@ -146,15 +150,16 @@ class ScoreMatching(Inference, Energy, Sampled, ScoreEstimator):
         if model.log_density is not None and not bool(model.log_density(theta, torch.from_numpy(x)).isfinite().all()):
             raise ValueError("the log-density is not finite at every row of X; give the domain that the model has")
         worst = float(slope.abs().max())
-        if worst > self.tol and self.solver != "sgd":
+        lost = worst > self.tol and self.solver != "sgd"
+        if lost:
             warnings.warn(
                 f"{self.solver} stopped after {self.n_iter_} iterations with a gradient of {worst:.2g} > tol = "
-                f"{self.tol:g}; raise max_iter, rescale X or start elsewhere",
+                f"{self.tol:g}, so that there are no standard errors; raise max_iter, rescale X or start elsewhere",
                 ConvergenceWarning,
                 stacklevel=2,
             )
         hessian, covariance, condition = None, None, np.nan
-        if few:
+        if few and not lost:
             hessian = problem.hessian(theta)
             solved = invert(hessian, model.names, n=len(x), on_singular=self.on_singular)
             spread = problem.spread(theta).covariance(self.ddof)
@@ -168,20 +173,15 @@ class ScoreMatching(Inference, Energy, Sampled, ScoreEstimator):
             condition=condition,
             n_samples=len(x),
             names=model.names,
+            way_out=NOT_CONVERGED if lost else "fit with inference=True",
         )
         model.load(theta)
         self.model_, self._scores_only, self._starts = model.module, model.log_density is None, starts(x, w)
         say_improper(self, self._why_improper(model, region))
         return self
 
-    def contributions(self, X: Any) -> Array:
-        r"""What each row adds to the estimating equations: $\nabla_\theta \rho(x_i; \hat\theta)$, (n, K).
-
-        Args:
-            X: rows, (n, d), within the domain; probes and noise are drawn as in `fit`.
-        """
-        check_is_fitted(self)
-        x = check_rows_of(self, X, fitting=False)
+    def _contributions(self, x: Array) -> Array:
+        """With probes and noise as in `fit`."""
         region_of(self.domain, self.weight, x.shape[1]).check(x)
         return self._problem(self._fitted(), x).contributions(torch.from_numpy(self.theta_)).numpy()
 
@@ -234,13 +234,15 @@ class ScoreMatching(Inference, Energy, Sampled, ScoreEstimator):
         return torch.Generator().manual_seed(int(check_random_state(state).randint(2**31 - 1)))
 
     def _solve(self, problem: Problem, start: Tensor, *, polish: bool) -> tuple[Tensor, int]:
+        if self.solver == "sgd":
+            how: Any = {"batch_size": self.batch_size, "learning_rate": self.learning_rate}
+            return adam(problem, start, max_iter=self.max_iter, generator=self._generator(), **how)
         if self.solver == "newton":
-            return newton(problem, start, max_iter=self.max_iter, tol=self.tol)
-        if self.solver == "lbfgs":
-            theta, count = lbfgs(problem, start, max_iter=self.max_iter, tol=self.tol)
-            return (polished(problem, theta) if polish else theta), count
-        how: Any = {"batch_size": self.batch_size, "learning_rate": self.learning_rate}
-        return adam(problem, start, max_iter=self.max_iter, generator=self._generator(), **how)
+            found, count = newton(problem.both, problem.bend, start.numpy(), max_iter=self.max_iter, tol=self.tol)
+            return torch.from_numpy(found), count
+        found, count = lbfgs(problem.both, start.numpy(), max_iter=self.max_iter, tol=self.tol)
+        theta = torch.from_numpy(found)
+        return (polished(problem, theta) if polish else theta), count
 
     def _why_improper(self, model: Model, region: Region) -> str | None:
         if model.log_density is None or region.bounded:

@@ -1,4 +1,4 @@
-"""The mean objective of a parametric model over rows, its derivatives in the parameters, and its minimisers."""
+"""The mean objective of a parametric model over rows, its derivatives in the parameters, and minimisers."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from scorefield.estimators.inference import Spread
 from scorefield.estimators.validation import Array
 
 Rows = Callable[..., Tensor]  # (theta, x, what else belongs to the rows) -> objective of each row, (B,)
+Both = Callable[[Array], tuple[float, Array]]  # theta (K,) -> an objective and its gradient
 _NUMBERS = 2**18  # of one chunk's second derivatives
 
 
@@ -37,6 +38,15 @@ class Problem:
             slope_part, value_part = self._mean(theta, part)
             value, slope = value + float(value_part), slope + slope_part
         return value, slope
+
+    def both(self, theta: Array) -> tuple[float, Array]:
+        """The same, of arrays."""
+        value, slope = self.value_and_gradient(torch.from_numpy(theta.copy()))
+        return value, slope.numpy()
+
+    def bend(self, theta: Array) -> Array:
+        """The Hessian, of an array."""
+        return self.hessian(torch.from_numpy(theta))
 
     def hessian(self, theta: Tensor) -> Array:
         """Of the mean, (K, K): one backward pass per parameter."""
@@ -100,44 +110,59 @@ def _gradient(value: Tensor, at: Tensor, *, create_graph: bool = False) -> tuple
     return torch.autograd.grad(value, at, **how)
 
 
-def lbfgs(problem: Problem, theta: Tensor, *, max_iter: int, tol: float) -> tuple[Tensor, int]:
-    """Limited-memory BFGS by scipy: the minimiser and how many iterations it took."""
+def lbfgs(both: Both, theta: Array, *, max_iter: int, tol: float) -> tuple[Array, int]:
+    """Limited-memory BFGS by scipy: the minimiser and how many iterations it took.
 
-    def both(at: Array) -> tuple[float, Array]:
-        value, slope = problem.value_and_gradient(torch.from_numpy(at.copy()))
-        return value, slope.numpy()
-
-    found = minimize(
-        both,
-        theta.numpy(),
-        jac=True,
-        method="L-BFGS-B",
-        options={"maxiter": max_iter, "maxfun": 20 * max_iter, "gtol": tol, "ftol": 0.0, "maxcor": 20},
-    )
-    return torch.from_numpy(np.array(found.x)), int(found.nit)
+    Args:
+        both: theta (K,) -> value and gradient.
+        theta: where to start.
+        max_iter: iterations.
+        tol: the largest entry of the gradient at which it stops.
+    """
+    options = {"maxiter": max_iter, "maxfun": 20 * max_iter, "gtol": tol, "ftol": 0.0, "maxcor": 20}
+    found = minimize(both, theta, jac=True, method="L-BFGS-B", options=options)
+    return np.array(found.x), int(found.nit)
 
 
-def newton(problem: Problem, theta: Tensor, *, max_iter: int, tol: float) -> tuple[Tensor, int]:
-    r"""Newton's method with $|H|$ in place of H, halving a step until it goes down."""
-    value, slope = problem.value_and_gradient(theta)
+def newton(
+    both: Both, hessian: Callable[[Array], Array], theta: Array, *, max_iter: int, tol: float
+) -> tuple[Array, int]:
+    r"""Newton's method with $|H|$ in place of H, a step being halved until it goes down, or makes the gradient smaller.
+
+    The latter decides at the minimum, where values agree to their last digits. Directions in which H is zero to
+    rounding are left alone, so that the gradient there does not count.
+
+    Args:
+        both: theta (K,) -> value and gradient.
+        hessian: theta (K,) -> (K, K).
+        theta: where to start.
+        max_iter: steps.
+        tol: the largest entry of the gradient at which it stops.
+
+    Returns:
+        the minimiser, and how many steps were made.
+    """
+    value, slope = both(theta)
     for k in range(max_iter):
-        if not np.isfinite(value) or float(slope.abs().max()) <= tol:
+        bend = hessian(theta)
+        if np.abs(slope).max() <= tol or not (np.isfinite(value) and np.isfinite(bend).all()):
             return theta, k
-        values, vectors = torch.linalg.eigh(torch.from_numpy(problem.hessian(theta)))
-        size = values.abs()
-        inverse = torch.where(size > 1e-12 * size.max(), 1 / size, 0.0)
-        step = -(vectors * inverse) @ (vectors.T @ slope)
-        if -float(slope @ step) <= 1e-15 * max(1.0, abs(value)):  # what is left lies where H is singular
+        values, vectors = np.linalg.eigh(bend)
+        seen = np.abs(values) > 1e-12 * np.abs(values).max()
+        along = vectors[:, seen].T @ slope
+        if not np.abs(vectors[:, seen] @ along).max() > tol:
             return theta, k
-        length = 1.0
-        while length > 1e-10:
+        step, length = -(vectors[:, seen] / np.abs(values[seen])) @ along, 1.0
+        while True:
             tried = theta + length * step
-            new, new_slope = problem.value_and_gradient(tried)
-            if new <= value + 1e-4 * length * float(slope @ step) + 1e-15 * abs(value):
+            new, new_slope = both(tried)
+            flat = abs(new - value) <= 1e-13 * abs(value)
+            lower = new <= value + 1e-4 * length * float(slope @ step) and not flat
+            if lower or (flat and np.abs(new_slope).max() < np.abs(slope).max()):
                 break
             length /= 2
-        else:
-            return theta, k
+            if length < 1e-10:
+                return theta, k
         theta, value, slope = tried, new, new_slope
     return theta, max_iter
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from scorefield.checks import check_choice, check_non_negative, check_positive
@@ -16,7 +15,7 @@ from scorefield.estimators import linear
 from scorefield.estimators.base import Energy, Sampled, ScoreEstimator
 from scorefield.estimators.domains import region_of
 from scorefield.estimators.gaussian import _check_size
-from scorefield.estimators.graphs import Columns, Search, Slots, pattern_of, slots_of
+from scorefield.estimators.graphs import NO_ERRORS, Columns, Search, Slots, pattern_of, slots_of
 from scorefield.estimators.inference import ON_SINGULAR, Inference, Spread, invert, record
 from scorefield.estimators.sampling import draw, say_improper, starts
 from scorefield.estimators.statistics import not_definite
@@ -61,7 +60,8 @@ class NonNegativeGraphicalModel(Inference, Energy, Sampled, ScoreEstimator):
         penalty_: $\lambda$.
         path_: a `Path`; None without a penalty.
         theta_: $\eta$, then K's upper triangle row by row; with `covariance_` and the others of `Inference` where
-            $\lambda = 0$. `objective_` is without the penalty and without the multiplier.
+            $\lambda = 0$. `objective_` is without the penalty and without the multiplier, which the Hessian has;
+            `contributions` have it where $\lambda = 0$.
 
     The fit is called normalisable where K is strictly copositive for a reason that is quick to see: K is positive
     definite, or remains so when its positive entries off the diagonal are dropped.
@@ -126,47 +126,55 @@ class NonNegativeGraphicalModel(Inference, Energy, Sampled, ScoreEstimator):
         region_of("half-line", self.weight, x.shape[1]).check(x)
         d, columns = x.shape[1], names_of(self, x.shape[1])
         allowed = pattern_of(self.pattern, d)
-        whole = _slots(np.ones((d, d), dtype=bool))
         moments = pairwise.moments(x, w)
-        hessian, pull = moments.whole.system(whole)
         i, j = np.triu_indices(d)
         names = [f"eta[{name}]" for name in columns]
         names += [f"K[{columns[a]}, {columns[b]}]" for a, b in zip(i, j, strict=True)]
-        covariance, condition = None, np.nan
+        hessian, covariance, condition = None, None, np.nan
         if penalty == 0:
-            factor = 1.0 if self.multiplier is None else float(self.multiplier)
+            self._factor = 1.0 if self.multiplier is None else float(self.multiplier)
+            hessian, pull = moments.multiplied(self._factor).system(_slots(np.ones((d, d), dtype=bool)))
             free = np.append(np.full(d, True), allowed[i, j])
             theta = np.zeros(len(free))
-            bent = moments.multiplied(factor).system(whole)[0]
             _check_size(len(free), self.inference)
             open_names = [name for name, is_free in zip(names, free, strict=True) if is_free]
-            solved = invert(bent[np.ix_(free, free)], open_names, n=len(x), on_singular=self.on_singular)
+            solved = invert(hessian[np.ix_(free, free)], open_names, n=len(x), on_singular=self.on_singular)
             theta[free], condition = solved.inverse @ pull[free], solved.condition
             if self.inference:
-                covariance = np.zeros_like(hessian)
-                spread = pairwise.spread(x, w, theta, whole, factor, free)
+                covariance, spread = np.zeros_like(hessian), Spread(int(free.sum()))
+                for shares, g in pairwise.estimating(x, w, theta, self._factor):
+                    spread.add(g[:, free], shares)
                 covariance[np.ix_(free, free)] = solved.inverse @ spread.covariance(self.ddof) @ solved.inverse
             self.penalty_, self.path_, self.pattern_ = 0.0, None, allowed
         else:
+            self._factor = 1.0
             K, self.path_ = search.run(pairwise.moments, x, w, allowed)
             self.penalty_ = float(self.path_.penalties[(self.path_.precisions == K).all((1, 2)).argmax()])
             self.pattern_ = allowed if self.pattern is not None else (K != 0) | np.eye(d, dtype=bool)
             theta = np.append(moments.eta(K), K[i, j])
         self.eta_, self.precision_ = theta[:d].copy(), np.zeros((d, d))
         self.precision_[i, j] = self.precision_[j, i] = theta[d:]
+        with np.errstate(over="ignore", invalid="ignore"):
+            objective = moments.whole.objective(np.vstack([self.precision_, self.eta_]))
         record(
             self,
             theta=theta,
             hessian=hessian,
             covariance=covariance,
-            objective=float(theta @ hessian @ theta / 2 - pull @ theta),
+            objective=objective,
             condition=condition,
             n_samples=len(x),
             names=names,
+            way_out=NO_ERRORS if penalty != 0 else "fit with inference=True",
         )
         self._starts = starts(x, w)
         say_improper(self, self._why_improper())
         return self
+
+    def _contributions(self, x: Array) -> Array:
+        region_of("half-line", self.weight, x.shape[1]).check(x)
+        parts = self._pairwise().estimating(x, np.ones(len(x)), self.theta_, self._factor)
+        return np.concatenate([g for _, g in parts])
 
     def _rho(self, x: Array) -> Array:
         region_of("half-line", self.weight, x.shape[1]).check(x)
@@ -302,22 +310,20 @@ class _Pairwise:
             )
         return _Moments(Columns(forms, pull), self, x, w)
 
-    def spread(self, x: Array, w: Array, theta: Array, slots: Slots, factor: float, free: NDArray[np.bool_]) -> Spread:
-        """Of the estimating functions of the free parameters."""
+    def estimating(self, x: Array, w: Array, theta: Array, factor: float) -> Iterator[tuple[Array, Array]]:
+        """The gradient of each row in eta and K's upper triangle, chunk by chunk, with the shares of its rows."""
         d = x.shape[1]
-        K = np.zeros((d, d + 1))
+        slots, K = _slots(np.ones((d, d), dtype=bool)), np.zeros((d, d + 1))
         for c, r in zip(slots.column, slots.row, strict=True):
             K[c, r] = theta
         more = np.append(np.full(d, factor - 1), 0.0)
-        out = Spread(int(free.sum()))
         for shares, found in self.features(x, w):
             s = np.einsum("njm,jm->nj", found.slope, K)
             pulled = found.slope * (found.weight * s)[:, :, None] + found.bend
             if factor != 1:
                 pulled += found.weight[:, :, None] * found.slope**2 * (more * K)
-            g = sum(pulled[:, c, r] for c, r in zip(slots.column, slots.row, strict=True)) * slots.half
-            out.add(g[:, free], shares)
-        return out
+            (first, second), (row, other) = slots.column, slots.row
+            yield shares, (pulled[:, first, row] + pulled[:, second, other]) * slots.half
 
     def features(self, x: Array, w: Array) -> Iterator[tuple[Array, _Features]]:
         """Chunk by chunk, with the shares of its rows."""

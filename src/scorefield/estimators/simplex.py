@@ -133,6 +133,10 @@ class TiltedPairwiseInteraction(Inference, Energy, Sampled, ScoreEstimator):
         say_improper(self, None if fine else f"{names[low - p]} is {self.tilt_[low]:.4g}, which must be > -1")
         return self
 
+    def _contributions(self, x: Array) -> Array:
+        plain = region_of("real", None, x.shape[1])
+        return linear.contributions(on_simplex(x), self._coefficients, _statistic(self.weight), plain)[:, :-1]
+
     def _rho(self, x: Array) -> Array:
         plain = region_of("real", None, x.shape[1])
         return linear.objective(on_simplex(x), self._coefficients, _statistic(self.weight), plain)

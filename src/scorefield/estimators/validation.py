@@ -16,7 +16,9 @@ from sklearn.utils.validation import check_array, validate_data
 Array = NDArray[np.float64]
 
 
-def check_rows_of(estimator: BaseEstimator, X: Any, *, fitting: bool, least: int = 2) -> Array:
+def check_rows_of(
+    estimator: BaseEstimator, X: Any, *, fitting: bool, least: int = 2, caller: str | None = None
+) -> Array:
     """A table as float64 (n, d), or an error that says what is wrong with it.
 
     Numeric object arrays are converted; float16 is upcast with a `DataConversionWarning`. In `fit` the number of
@@ -27,6 +29,7 @@ def check_rows_of(estimator: BaseEstimator, X: Any, *, fitting: bool, least: int
         X: array or data frame, (n, d).
         fitting: whether this is `fit`.
         least: how many rows `fit` needs.
+        caller: the name that errors carry, where it is not the estimator's.
 
     Returns:
         the rows.
@@ -45,6 +48,7 @@ def check_rows_of(estimator: BaseEstimator, X: Any, *, fitting: bool, least: int
         )
     try:
         how: Any = {"dtype": np.float64, "ensure_min_samples": least if fitting else 1}
+        how |= {} if caller is None else {"estimator": caller}
         return np.require(validate_data(estimator, X, reset=fitting, **how), requirements=("C", "W"))  # W: for torch
     except ValueError as error:
         if "could not convert string" in str(error):

@@ -9,6 +9,7 @@ $$ \rho(z) = \tfrac12 \|(I - zz^\top)\nabla f\|^2 + \Delta_S f, \qquad
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -48,7 +49,9 @@ class VonMisesFisher(Inference, Energy, Sampled, ScoreEstimator):
         mu_: the mean direction, (p,).
         kappa_: the concentration, > 0.
         theta_: $(\kappa, \mu)$, 1 + p numbers of which p are free, so that the covariance has rank p; with
-            `covariance_` and the others of `Inference`. The information criterion is that of the full estimator.
+            `covariance_` and the others of `Inference`. The Hessian is taken along the sphere of $\mu$. The information
+            criterion is that of the full estimator; `contributions` of the hybrid are those of its own equations, in
+            the units of the full estimator's: $-H^{-1}$ times one is the row's influence.
 
     Source: Mardia, Kent & Laha 2016 (arXiv:1604.08470), who call the second one hybrid; its samples are Wood's 1994.
     """
@@ -82,17 +85,20 @@ class VonMisesFisher(Inference, Energy, Sampled, ScoreEstimator):
         if length < _ROUNDING:
             raise ValueError("the rows balance: their mean is 0 and there is no mean direction; fit a Bingham instead")
         turn = reflection(mean / length)  # in these coordinates the mean is (length, 0, ..., 0)
-        rows, hessian = _aligned(z @ turn, w)
+        rows = _aligned(z @ turn)
+        hessian = _hessian(z @ turn, rows, w)
         names = ["the mean direction", *(f"direction {k} across it" for k in range(1, p))]
         solved = invert(hessian, names, n=len(z), on_singular="raise")
-        find = _full if self.method == "full" else _hybrid
-        kappa, mu, influence = find(rows, length, hessian, solved.inverse)
+        self._find = partial(
+            _full if self.method == "full" else _hybrid, length=length, hessian=hessian, inverse=solved.inverse
+        )
+        kappa, mu, influence = self._find(rows)
         spread = Spread(p + 1)
         spread.add(influence, w)
         back = np.zeros((p + 1, p + 1))
         back[0, 0], back[1:, 1:] = 1.0, turn
-        slopes = np.column_stack([mu, kappa * np.eye(p)])  # of kappa mu in (kappa, mu)
-        self.mu_, self.kappa_ = turn @ mu, kappa
+        slopes = np.column_stack([mu, kappa * (np.eye(p) - np.outer(mu, mu))])  # of kappa mu in (kappa, mu)
+        self.mu_, self.kappa_, self._turn, self._back = turn @ mu, kappa, turn, back
         record(
             self,
             theta=np.append(kappa, self.mu_),
@@ -113,6 +119,11 @@ class VonMisesFisher(Inference, Energy, Sampled, ScoreEstimator):
         """
         half = self.n_features_in_ / 2
         return self.log_density(X) - half * np.log(2 * np.pi) - log_bessel(half - 1, self.kappa_)
+
+    def _contributions(self, x: Array) -> Array:
+        """Along the sphere; those of the hybrid are what its influence functions are $-H^{-1}$ times of."""
+        influence = self._find(_aligned(on_sphere(x) @ self._turn))[2]
+        return -influence @ self._back.T @ self.hessian_
 
     def _rho(self, x: Array) -> Array:
         z = on_sphere(x)
@@ -153,14 +164,17 @@ class _Rows(NamedTuple):
     off: Array
 
 
-def _aligned(z: Array, w: Array) -> tuple[_Rows, Array]:
-    r"""Rows in parts, and $I - \overline{zz^\top}$ with its first entry computed without cancellation."""
-    rows = _Rows(z[:, 0], z[:, 1:], np.square(z[:, 1:]).sum(1))
+def _aligned(z: Array) -> _Rows:
+    return _Rows(z[:, 0], z[:, 1:], np.square(z[:, 1:]).sum(1))
+
+
+def _hessian(z: Array, rows: _Rows, w: Array) -> Array:
+    r"""$I - \overline{zz^\top}$, its first entry computed without cancellation."""
     if rows.off.max() < _ROUNDING**2:
         raise ValueError("the rows of X lie on one line through 0: kappa is infinite; give rows that differ")
     hessian = np.eye(z.shape[1]) - (z * w[:, None]).T @ z
     hessian[0, 0] = w @ rows.off
-    return rows, hessian
+    return hessian
 
 
 def _full(rows: _Rows, length: float, hessian: Array, inverse: Array) -> tuple[float, Array, Array]:

@@ -22,12 +22,10 @@ from scorefield.estimators.kernels.filters import (
 )
 from scorefield.estimators.kernels.rows import Rows, check_near, whole
 from scorefield.estimators.kernels.selection import Plan, read_strength
-from scorefield.estimators.sampling import starts
+from scorefield.estimators.sampling import draw, starts
 from scorefield.estimators.validation import Array
-from scorefield.samplers import MALA, chain, warm_up
 
 LAMBDAS = tuple(10.0**k for k in np.arange(-6, 0.5, 0.5))
-_MOVES = 300  # of every chain of a sample
 
 
 class KernelExponentialFamily(Sampled, Energy, KernelFieldEstimator):
@@ -54,8 +52,8 @@ class KernelExponentialFamily(Sampled, Energy, KernelFieldEstimator):
     over H when every row is a landmark. `"auto"` is exact up to nd = 2000.
 
     f is bounded, so that p is normalisable exactly if the base is; log Z remains unknown, and there is no
-    `score_samples`. Far from the data the score is that of the base. `sample` runs Metropolis-adjusted Langevin chains,
-    one per sample, from rows of the data: where modes are far apart they keep the weights that modes have there.
+    `score_samples`. Far from the data the score is that of the base. `sample` runs many Hamiltonian chains from rows of
+    the data: where modes are far apart they keep the weights that modes have there.
 
     Args:
         bandwidth: $\ell$; half the root-mean-square distance of two rows when None; "held-out" tries 9 around it.
@@ -130,29 +128,12 @@ class KernelExponentialFamily(Sampled, Energy, KernelFieldEstimator):
         return self.field_.potential(x) + self.base_.log_density(x)
 
     def _draw(self, count: int, rng: np.random.RandomState) -> Array:
-        """Metropolis-adjusted Langevin chains, one per sample, from rows by their weight; a third of the moves tune."""
-        start = self._starts[rng.randint(len(self._starts), size=count)]
-        generator = torch.Generator().manual_seed(int(rng.randint(2**31 - 1)))
-        law, x = _TorchLaw(self._score, self._log_density), torch.from_numpy(start)
-        kernel: Any = MALA((0.5 * self.bandwidth_) ** 2 / x.shape[1])
-        kernel, x = warm_up(kernel, law, x, steps=_MOVES // 3, generator=generator)
-        return chain(kernel, law, x, steps=_MOVES - _MOVES // 3, totals=True, generator=generator).x.numpy()
+        """By `sampling.draw`, of the field itself: its chains need no check of how far they are."""
 
+        def score(x: Tensor) -> Tensor:
+            return torch.from_numpy(self.field_.score(x.numpy()) + self.base_.score(x.numpy()))
 
-class _TorchLaw:
-    """Functions of arrays as a density of tensors."""
+        def log_density(x: Tensor) -> Tensor:
+            return torch.from_numpy(self.field_.potential(x.numpy()) + self.base_.log_density(x.numpy()))
 
-    def __init__(self, score: Any, log_density: Any) -> None:
-        self._score, self._log_density = score, log_density
-
-    def score(self, x: Tensor) -> Tensor:
-        """(B, d) -> (B, d)."""
-        return torch.from_numpy(self._score(x.numpy()))
-
-    def log_density(self, x: Tensor) -> Tensor:
-        """(B, d) -> (B,)."""
-        return torch.from_numpy(self._log_density(x.numpy()))
-
-    def sample(self, shape: Any, *, generator: Any = None) -> Tensor:
-        """Refused: this is what the chains are for."""
-        raise NotImplementedError
+        return draw(score, log_density, self._starts, count, rng)

@@ -11,7 +11,7 @@ from sklearn.base import BaseEstimator
 from scorefield.estimators.bandwidth import moments
 from scorefield.estimators.validation import Array, check_fit_data
 
-_LARGE, _SMALL = 1e100, 1e-100
+LARGEST, SMALLEST = 1e100, 1e-100  # of numbers whose squares and products neither overflow nor vanish
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +35,7 @@ def read_rows(estimator: BaseEstimator, X: Any, sample_weight: Any = None) -> Ro
     check_scale(x)
     _check_columns(x)
     mean, unit = moments(x, w)
-    if not unit > _SMALL:
+    if not unit > SMALLEST:
         raise ValueError(f"the columns of X must spread by more than 1e-100, got {unit:.3g}; multiply X by a number")
     widest = float(np.ptp(x, axis=0).max())
     if not unit > 1e-8 * widest:
@@ -48,7 +48,7 @@ def read_rows(estimator: BaseEstimator, X: Any, sample_weight: Any = None) -> Ro
 
 def check_scale(x: Array) -> None:
     """Refuse numbers whose squares and products would overflow."""
-    if np.abs(x).max() > _LARGE:
+    if np.abs(x).max() > LARGEST:
         raise ValueError(f"X must lie in [-1e100, 1e100], got {x.flat[np.abs(x).argmax()]:.3g}; divide it by a number")
 
 
