@@ -18,6 +18,7 @@ class Estimate:
         n: the number of samples judged (rows of the first argument).
         interval: the ends of the 95 % interval; None where there is no standard error.
         method: in words, how value and error were found.
+        p_value: of a test, how likely a value as extreme would be if nothing were wrong; None where nothing was tested.
     """
 
     value: float
@@ -25,10 +26,12 @@ class Estimate:
     n: int
     interval: tuple[float, float] | None
     method: str
+    p_value: float | None = None
 
     def __str__(self) -> str:
         """Like `0.0123 ± 0.0045 (n = 898; method)`."""
         error = "" if self.standard_error is None else f" ± {self.standard_error:.2g}"
+        error += "" if self.p_value is None else f", p = {self.p_value:.2g}"
         return f"{self.value:.4g}{error} (n = {self.n}; {self.method})"
 
 
@@ -42,5 +45,5 @@ def proportion(successes: int, trials: int, n: int, method: str) -> Estimate:
     p = successes / trials
     centre = (p + Z95**2 / (2 * trials)) / (1 + Z95**2 / trials)
     half = Z95 * math.sqrt(p * (1 - p) / trials + Z95**2 / (4 * trials**2)) / (1 + Z95**2 / trials)
-    interval = (max(0.0, centre - half), min(1.0, centre + half))
+    interval = (max(0.0, centre - half) if successes else 0.0, min(1.0, centre + half) if successes < trials else 1.0)
     return Estimate(p, math.sqrt(p * (1 - p) / trials), n, interval, f"{method}, Wilson interval")

@@ -9,49 +9,7 @@ from torch import Tensor
 
 from scorefield.checks import check_count, check_floating, check_rows, check_shape
 from scorefield.metrics.estimate import Estimate, normal, proportion
-from scorefield.metrics.pairs import check_least, rows_at_once, square_distances, two_sets, unbiased_mmd2
-
-
-def frechet_distance(
-    a: Tensor, b: Tensor, *, bootstrap: int = 100, generator: torch.Generator | None = None
-) -> Estimate:
-    r"""Fréchet distance between the Gaussians that have the moments of two sets of features.
-
-    $$ \|m_a - m_b\|^2 + \operatorname{tr}\bigl(C_a + C_b - 2 (C_a C_b)^{1/2}\bigr) $$
-
-    It is biased upwards by an amount that grows with k and falls with n: compare distances at equal n and k only, best
-    beside that of two halves of the real data.
-
-    Args:
-        a: features to judge, shape (n, k), n >= 2.
-        b: features of the real data, shape (m, k), m >= 2.
-        bootstrap: resamples of both sets behind the standard error; 0 for none.
-        generator: source of the resamples; the global one when None.
-
-    Returns:
-        the distance; its standard error is the spread over the resamples.
-
-    Source: Dowson & Landau 1982; Heusel et al. 2017 (arXiv:1706.08500); computed by torchmetrics.
-    """
-    from torchmetrics.image.fid import FrechetInceptionDistance
-
-    a, b = two_sets(a, b)
-    check_count("bootstrap", bootstrap, least=0)
-    centre, given = b.mean(0), torch.nn.Identity()  # the distance does not change with the origin, its rounding does
-    given.num_features = b.shape[1]  # type: ignore[assignment]
-    metric = FrechetInceptionDistance(feature=given)
-
-    def distance(a: Tensor, b: Tensor) -> float:
-        metric.reset()
-        metric.update(b - centre, real=True)
-        metric.update(a - centre, real=False)
-        return metric.compute().item()
-
-    value, method = distance(a, b), f"Fréchet distance to {len(b)} rows of {b.shape[1]} features"
-    if bootstrap < 2:
-        return Estimate(value, None, len(a), None, method)
-    values = [distance(_resample(a, generator), _resample(b, generator)) for _ in range(bootstrap)]
-    return normal(value, torch.tensor(values).std().item(), len(a), f"{method}, {bootstrap} bootstrap resamples")
+from scorefield.metrics.pairs import check_least, nearest_rows, two_sets, unbiased_mmd2
 
 
 def kernel_distance(a: Tensor, b: Tensor) -> Estimate:
@@ -121,14 +79,8 @@ def nearest_distances(a: Tensor, b: Tensor, *, exclude_self: bool = False) -> Te
     if exclude_self:
         check_shape("b", b, tuple(a.shape), "the rows of a, for exclude_self")
         check_least("a", a, 2)
-    nearest = []
-    for start in range(0, len(a), step := rows_at_once(len(b))):
-        rows = a[start : start + step]
-        squares = square_distances(rows, b)
-        if exclude_self:
-            squares.diagonal(start).fill_(math.inf)
-        nearest.append((rows - b[squares.argmin(1)]).square().sum(1).sqrt())  # exact where a product would cancel
-    return torch.cat(nearest).to(dtype)
+    distances, _ = nearest_rows(a, b, exclude_self=exclude_self)
+    return distances[:, 0].to(dtype)
 
 
 def class_agreement(predicted: Tensor, asked: Tensor) -> Estimate:
@@ -147,7 +99,3 @@ def class_agreement(predicted: Tensor, asked: Tensor) -> Estimate:
         raise ValueError(f"predicted must have shape (n,) with n >= 1, got {tuple(predicted.shape)}")
     check_rows("asked", asked, predicted, "one class per prediction")
     return proportion(int(predicted.eq(asked).sum()), len(asked), len(asked), "agreement with the class asked for")
-
-
-def _resample(x: Tensor, generator: torch.Generator | None) -> Tensor:
-    return x[torch.randint(len(x), (len(x),), generator=generator).to(x.device)]

@@ -13,16 +13,23 @@ from scorefield.checks import check_floating, check_shape
 _BLOCK = 2**24  # pairs handled at once: 128 MiB
 
 
-def two_sets(a: Tensor, b: Tensor, least: int = 2) -> tuple[Tensor, Tensor]:
-    """Both sets as float64 rows (n, k), (m, k); refused where they do not fit or are not finite."""
-    for name, x in (("a", a), ("b", b)):
+def two_sets(
+    a: Tensor,
+    b: Tensor,
+    least: int = 2,
+    *,
+    names: tuple[str, str] = ("a", "b"),
+    dtype: torch.dtype = torch.float64,
+) -> tuple[Tensor, Tensor]:
+    """Both sets as rows (n, k), (m, k) of one dtype; refused where they do not fit or are not finite."""
+    for name, x in zip(names, (a, b), strict=True):
         check_floating(name, x)
         check_least(name, x, least)
         bad = len(x) - int(x.isfinite().flatten(1).all(1).sum())
         if bad:
             raise ValueError(f"{name} must be finite, got {bad} of {len(x)} rows with nan or infinity; drop them")
-    check_shape("b", b, (len(b), *a.shape[1:]), "rows like those of a")
-    return a.detach().flatten(1).double(), b.detach().flatten(1).to(a.device, torch.float64)
+    check_shape(names[1], b, (len(b), *a.shape[1:]), f"rows like those of {names[0]}")
+    return a.detach().flatten(1).to(dtype), b.detach().flatten(1).to(a.device, dtype)
 
 
 def check_least(name: str, x: Tensor, least: int) -> None:
@@ -41,6 +48,74 @@ def square_distances(x: Tensor, y: Tensor) -> Tensor:
     origin = y.mean(0)
     x, y = x - origin, y - origin
     return torch.addmm(x.square().sum(1)[:, None] + y.square().sum(1), x, y.mT, alpha=-2).clamp_min_(0)
+
+
+def nearest_rows(a: Tensor, b: Tensor, count: int = 1, *, exclude_self: bool = False) -> tuple[Tensor, Tensor]:
+    """The `count` nearest rows of `b` (m, k) to each row of `a` (n, k): distances in float64 and places, (n, count).
+
+    Candidates are found by matrix products in the dtype of `a`; the distances to them are then exact, also where a
+    product would cancel.
+    """
+    wanted = min(count + 2, len(b) - exclude_self)
+    distances, places = [], []
+    for start in range(0, len(a), step := rows_at_once(len(b))):
+        rows = a[start : start + step]
+        squares = square_distances(rows, b)
+        if exclude_self:
+            squares.diagonal(start).fill_(math.inf)
+        found = squares.topk(wanted, largest=False).indices
+        apart = torch.stack([(rows - b[column]).double().square().sum(1).sqrt() for column in found.T], 1)
+        order = apart.argsort(dim=1, stable=True)[:, :count]
+        distances.append(apart.gather(1, order))
+        places.append(found.gather(1, order))
+    return torch.cat(distances), torch.cat(places)
+
+
+def by_halves(
+    figures: Callable[[Tensor, Tensor], Tensor],
+    a: Tensor,
+    b: Tensor,
+    splits: int,
+    generator: torch.Generator | None,
+    *,
+    strata: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    r"""Means and standard errors of figures of two sets, from halves of both drawn without replacement.
+
+    The two halves of a split share no row, so that half their difference has the variance of a figure of all rows
+    wherever that falls like 1/n, and more where it falls faster. A bootstrap would draw rows twice, at distance 0 of
+    each other, which moves every figure of neighbours and every covariance.
+
+    Args:
+        figures: of two sets of rows, shape (K,).
+        a: rows (n, k).
+        b: rows (m, k).
+        splits: how often both are split.
+        generator: source of the splits.
+        strata: the class of each row of `b`, (m,), where as many of each class were chosen as there should be: then
+            the halves share each class alike.
+
+    Returns:
+        the mean over all halves and the standard error of the figures of all rows, each (K,).
+    """
+    first, second = [], []
+    for _ in range(splits):
+        rows_a, rows_b = _halves(len(a), None, generator), _halves(len(b), strata, generator)
+        first.append(figures(a[rows_a[0].to(a.device)], b[rows_b[0].to(b.device)]))
+        second.append(figures(a[rows_a[1].to(a.device)], b[rows_b[1].to(b.device)]))
+    x, y = torch.stack(first), torch.stack(second)
+    return (x + y).mean(0) / 2, ((x - y) / 2).square().mean(0).sqrt()
+
+
+def _halves(n: int, strata: Tensor | None, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+    """Two random halves of n rows, of the same size; with strata every second row of each class goes to either."""
+    order = torch.randperm(n, generator=generator)
+    if strata is None:
+        return order[: n // 2], order[n // 2 : n // 2 * 2]
+    order = order[strata.cpu()[order].argsort(stable=True)][: n // 2 * 2]
+    swapped = torch.rand(n // 2, generator=generator) < 0.5
+    first, second = order[0::2], order[1::2]
+    return torch.where(swapped, first, second), torch.where(swapped, second, first)
 
 
 def unbiased_mmd2(a: Tensor, b: Tensor, kernel: Callable[[Tensor, Tensor], Tensor]) -> tuple[float, float]:
