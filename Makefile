@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN_DEMO ?=
 
-.PHONY: help setup demo test check lint types docs certify mutants bench clean
+.PHONY: help setup demo test check lint types docs certify mutants bench experiments clean
 
 help:
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -54,6 +54,11 @@ bench: setup ## the benchmarks, each printed as ratios in one run
 	$(BIN)/python benchmarks/estimators.py
 	$(BIN)/python benchmarks/kernel_estimators.py
 	$(BIN)/python benchmarks/tables.py
+	$(BIN)/python benchmarks/tables.py --impute
+	$(BIN)/python benchmarks/guidance_curve.py runs/demo
+
+experiments: setup ## every figure of the theory, done where the sources changed; results are committed
+	$(BIN)/python benchmarks/experiments.py
 
 clean: ## remove what the build leaves behind (not runs/)
 	rm -rf $(VENV) site dist .pytest_cache .ruff_cache

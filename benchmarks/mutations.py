@@ -510,6 +510,63 @@ MUTANTS = [
             "random.random_sample((count, n)) > flip",
         ),
         ("parametric: no refit", "judge(_fresh(law).fit(rows), rows)", "judge(law, rows)"),
+        ("names of columns are lost", 'given if hasattr(score, "feature_names_in_") else x', "x"),
+        ("names of columns where none were fitted", 'given if hasattr(score, "feature_names_in_") else x', "given"),
+    ),
+    *of(
+        "estimators/gaussian.py",
+        "estimators/test_contributions.py",
+        ("contributions without the trace", "np.where(i == j, 0.5, 1.0) - (i == j)", "np.where(i == j, 0.5, 1.0)"),
+        (
+            "contributions of the mean: a sign",
+            "[-z @ precision @ precision, pairs]",
+            "[z @ precision @ precision, pairs]",
+        ),
+        ("contributions in standard units", "theta, inner, region) @ to", "theta, inner, region)"),
+    ),
+    *of(
+        "estimators/graphical.py",
+        "estimators/test_contributions.py estimators/test_graphical.py",
+        ("the Hessian without the multiplier", "(self._factor - 1) * np.diag(", "0 * np.diag("),
+        ("a multiplier on a complete graph is lost", "bool(allowed.all()) and factor == 1", "bool(allowed.all())"),
+        ("a complete graph by the system in K", "whole = bool(allowed.all()) and factor == 1", "whole = False"),
+    ),
+    *of(
+        "estimators/nonnegative.py",
+        "estimators/test_contributions.py",
+        ("the diagonal counted twice", "pulled[:, second, other]) * slots.half", "pulled[:, second, other])"),
+        ("contributions without the multiplier", "np.full(d, factor - 1)", "np.full(d, 0 * factor)"),
+    ),
+    *of(
+        "estimators/von_mises_fisher.py",
+        "estimators/test_contributions.py",
+        ("the Hessian off the sphere", "kappa * (np.eye(p) - np.outer(mu, mu))", "kappa * np.eye(p)"),
+        ("contributions: a sign", "return -influence @", "return influence @"),
+        ("contributions in turned coordinates", "-influence @ self._back.T @", "-influence @"),
+    ),
+    *of(
+        "estimators/bingham.py",
+        "estimators/test_contributions.py",
+        ("contributions off the trace 0", "free @ np.linalg.pinv(_from_free(p))", "free @ _from_free(p).T"),
+    ),
+    *of(
+        "estimators/simplex.py",
+        "estimators/test_contributions.py",
+        (
+            "the surface counted as a parameter",
+            "_statistic(self.weight), plain)[:, :-1]",
+            "_statistic(self.weight), plain)[:, 1:]",
+        ),
+    ),
+    *of(
+        "estimators/discrete.py",
+        "estimators/test_contributions.py",
+        ("bits for signs", "x = self._signs(x)\n        return estimating", "return estimating"),
+    ),
+    *of(
+        "estimators/matching.py",
+        "estimators/test_score_matching.py",
+        ("errors of what did not converge", "if few and not lost:", "if few:"),
     ),
     *of(
         "estimators/empirical_bayes.py",
@@ -531,13 +588,8 @@ MUTANTS = [
         ),
         (
             "Tweedie without 1/alpha",
-            "value = self._value((at + sigma2 * score) / alpha)",
-            "value = self._value(at + sigma2 * score)",
-        ),
-        (
-            "Tweedie with sigma for its square",
-            "expand(self._noise.sigma(t) ** 2, x)",
-            "expand(self._noise.sigma(t), x)",
+            "value = self._value(denoise(lambda *_: score, self._noise, at, t))",
+            "value = self._value(self._noise.alpha(t) * denoise(lambda *_: score, self._noise, at, t))",
         ),
         ("the scale left out", "return scale * logits.log_softmax(1)", "return logits.log_softmax(1)"),
         ("logits not normalised", "scale * logits.log_softmax(1).gather", "scale * logits.gather"),
@@ -584,8 +636,8 @@ MUTANTS = [
         ("the likelihood subtracted", "return score + pull", "return score - pull"),
         (
             "Tweedie without 1/alpha",
-            "mean = (at + expand(sigma**2, x) * score) / expand(alpha, x)",
-            "mean = at + expand(sigma**2, x) * score",
+            "mean = denoise(lambda *_: score, self._noise, at, t)",
+            "mean = expand(alpha, x) * denoise(lambda *_: score, self._noise, at, t)",
         ),
         (
             "y and A x change places",
@@ -626,6 +678,21 @@ MUTANTS = [
         ("blur of another width", "(2 * width**2))", "(width**2))"),
         ("blur not normalised", "    weights /= weights.sum()\n", ""),
         ("the mask's complement", "return lambda x: x * mask.to(x)", "return lambda x: x * (~mask).to(x)"),
+        ("grey of another brightness", "return (x * parts.to(x).view(-1, 1, 1)).sum(", "return (x / 3).sum("),
+        ("grey not normalised", "torch.tensor([w / total for w in weights]", "torch.tensor([w for w in weights]"),
+    ),
+    *of(
+        "guidance/classifiers.py",
+        "runs/test_classifier.py",
+        ("the level not told", "(torch.log(sigma / alpha) / 4).to(x)", "0 * (torch.log(sigma / alpha) / 4).to(x)"),
+    ),
+    *of(
+        "runs/classifying.py",
+        "runs/test_classifier.py",
+        ("another schedule's time", "at = levels.time_at(ratio * sigma / alpha)", "at = t"),
+        ("the state not divided by alpha", "gain * x / expand(alpha, x)", "gain * x"),
+        ("the state not in the classifier's alpha", "expand(levels.alpha(at), x) * (gain", "1 * (gain"),
+        ("the other mean subtracted twice", "expand(alpha, x) + shift)", "expand(alpha, x) - shift)"),
     ),
     *of(
         "guidance/inpainting.py",

@@ -21,7 +21,7 @@ FLOORS = [
     {"guidance", "diagnostics"},
     {"training", "data", "theory"},
     {"runs"},
-    {"neural", "evaluation"},
+    {"neural", "evaluation", "doctor"},
     {"plots"},
     {"experiments"},
     {"report", "explorer"},

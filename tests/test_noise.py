@@ -288,6 +288,22 @@ def test_two_rows_are_enough_and_the_sample_taken_is_stated():
     assert any("2000 of 5000 rows" in reason for reason in noise.reasons)
 
 
+def test_what_is_given_of_a_schedule_is_kept_and_the_rest_is_chosen():
+    """Ends as given, with that reason; L follows from the ends in force, 1 + ceil(log(high/low)/log gamma), or is L."""
+    x = normal(30, 40)
+    chosen = Levels.from_data(x)
+    given = Levels.from_data(x, sigma_max=40.0)
+    assert (given.sigma_max, given.sigma_min) == (40.0, chosen.sigma_min)
+    assert given.count == 1 + math.ceil(math.log(40.0 / chosen.sigma_min) / math.log(overlap_ratio(40)[0]))
+    assert "sigma_max 40: as given" in given.reasons
+    assert Levels.from_data(x, sigma_max=1.0, sigma_min=0.01, count=10) == Levels(
+        1.0, 0.01, 10, ("sigma_max 1: as given", "sigma_min 0.01: as given", "10 levels: as given")
+    )
+    assert VE.from_data(x, sigma_min=0.5).sigma_min == 0.5
+    with pytest.raises(ValueError, match="sigma_min must be < sigma_max"):
+        VE.from_data(x, sigma_min=50.0, sigma_max=40.0)
+
+
 def test_neighbouring_levels_chosen_from_data_overlap():
     """The ratio of neighbouring levels is at most the overlap ratio, and one level fewer would exceed it."""
     x = normal(30, 40)

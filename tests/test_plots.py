@@ -285,5 +285,11 @@ def test_a_restoration_shows_what_was_seen_drawn_and_uncertain():
     assert grey[10, 0] == pytest.approx(0.75, abs=0.01) and grey[80, 0] == pytest.approx(0.5, abs=0.01)
     small = restoration(np.zeros((1, 2, 2)), draws)
     assert drawn(small).size
+    beside = restoration(
+        np.zeros((1, 4, 4)), np.zeros((2, 3, 4, 4)), truth=np.ones((3, 4, 4))
+    )  # grey of a colour image
+    assert [t.get_text() for t in beside.axes[0].texts if t.get_text()][:2] == ["truth", "input"]
+    with pytest.raises(ValueError, match=r"truth must have the shape of a draw, \(1, 4, 4\), got \(4, 4\)"):
+        restoration(np.zeros((1, 4, 4)), draws, truth=np.zeros((4, 4)))
     with pytest.raises(ValueError, match=r"draws must be \(n, C, H, W\) and observed \(C, H/k, W/k\)"):
         restoration(np.zeros((1, 3, 3)), draws)

@@ -147,9 +147,9 @@ class VE(Noise):
         return _geometric(self.sigma_min, self.sigma_max, t)
 
     @staticmethod
-    def from_data(x: Tensor) -> VE:
-        """Choose both ends from the data `x` (n, *D); `.reasons` says how (see `Levels.from_data`)."""
-        low, high, reasons = _ends_from_data(x)
+    def from_data(x: Tensor, *, sigma_min: float | None = None, sigma_max: float | None = None) -> VE:
+        """Choose the ends that are not given from the data `x` (n, *D); `.reasons` says how, see `Levels.from_data`."""
+        low, high, reasons = _ends_from_data(x, sigma_min, sigma_max)
         return VE(low, high, reasons)
 
 
@@ -258,8 +258,12 @@ class Levels(Noise):
         return torch.linspace(1.0, 0.0, self.count, dtype=torch.float64)
 
     @staticmethod
-    def from_data(x: Tensor) -> Levels:
-        r"""Choose $\sigma_1$, $\sigma_L$ and L from the data, by Song & Ermon 2020 (arXiv:2006.09011).
+    def from_data(
+        x: Tensor, *, sigma_min: float | None = None, sigma_max: float | None = None, count: int | None = None
+    ) -> Levels:
+        r"""Choose what is not given of $\sigma_1$, $\sigma_L$ and L from the data.
+
+        The rules are those of Song & Ermon 2020 (arXiv:2006.09011).
 
         * $\sigma_1$: the largest distance between two data points (technique 1), on a subsample.
         * $\sigma_L$: one tenth of the median positive distance to a nearest neighbour, shared over the D coordinates
@@ -269,6 +273,9 @@ class Levels(Noise):
 
         Args:
             x: data, shape (n, *D), n >= 2, floating point.
+            sigma_min: $\sigma_L$ where it is known; chosen when None.
+            sigma_max: $\sigma_1$ where it is known; chosen when None.
+            count: L where it is known; chosen when None.
 
         Returns:
             the levels; `.reasons` says in words how each number was chosen.
@@ -276,7 +283,9 @@ class Levels(Noise):
         Raises:
             ValueError: fewer than two rows, or all rows equal.
         """
-        low, high, reasons = _ends_from_data(x)
+        low, high, reasons = _ends_from_data(x, sigma_min, sigma_max)
+        if count is not None:
+            return Levels(high, low, count, (*reasons, f"{count} levels: as given"))
         gamma, why = overlap_ratio(x[0].numel())
         count = max(2, 1 + math.ceil(math.log(high / low) / math.log(gamma)))
         return Levels(high, low, count, (*reasons, f"{count} levels: {why}"))
@@ -301,8 +310,10 @@ def overlap_ratio(dimension: int) -> tuple[float, str]:
     return root, f"ratio {root:.4g}, the root of the overlap equation for D = {dimension}"
 
 
-def _ends_from_data(x: Tensor) -> tuple[float, float, tuple[str, str]]:
-    """sigma_min, sigma_max and their reasons, measured on at most 2,000 evenly spaced rows."""
+def _ends_from_data(
+    x: Tensor, given_min: float | None, given_max: float | None
+) -> tuple[float, float, tuple[str, str]]:
+    """sigma_min, sigma_max and their reasons: as given, or measured on at most 2,000 evenly spaced rows."""
     check_floating("x", x)
     if len(x) < 2:
         raise ValueError(f"x must have at least 2 rows to measure distances, got {len(x)}; give more data")
@@ -320,15 +331,14 @@ def _ends_from_data(x: Tensor) -> tuple[float, float, tuple[str, str]]:
     by_neighbours = 0.1 * nearest / math.sqrt(sample.shape[1])
     low = min(max(by_neighbours, floor), high / 2)
     source = f"{len(sample)} of {len(x)} rows"
-    return (
-        low,
-        high,
-        (
-            f"sigma_max {high:.4g}: the largest pairwise distance among {source}",
-            f"sigma_min {low:.4g}: a tenth of the median positive nearest-neighbour distance {nearest:.4g} / sqrt(D) "
-            f"among {source}, at least 0.001 of the data's standard deviation",
-        ),
+    why_high = f"the largest pairwise distance among {source}"
+    why_low = (
+        f"a tenth of the median positive nearest-neighbour distance {nearest:.4g} / sqrt(D) among {source}, at least "
+        "0.001 of the data's standard deviation"
     )
+    high, why_high = (high, why_high) if given_max is None else (given_max, "as given")
+    low, why_low = (low, why_low) if given_min is None else (given_min, "as given")
+    return low, high, (f"sigma_max {high:.4g}: {why_high}", f"sigma_min {low:.4g}: {why_low}")
 
 
 def _geometric(low: float, high: float, t: Tensor) -> Tensor:

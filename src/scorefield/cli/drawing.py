@@ -25,6 +25,7 @@ from scorefield.training import Engine
 def sample(options: SampleOptions) -> int:
     """Draw samples and write them."""
     run = Run.open(options.run)
+    classifier = None if options.classifier is None else Run.open(options.classifier)
     alone = options.devices == 1 and "WORLD_SIZE" not in os.environ
     engine = Engine(options.devices, alone=alone)
     drawn = run.sample(
@@ -36,18 +37,21 @@ def sample(options: SampleOptions) -> int:
         step_size=options.step_size,
         epsilon=options.epsilon,
         guidance=options.guidance,
+        classifier=classifier,
         engine=engine,
     )
     if engine.rank > 0:
         return DONE
     sampler = choose_sampler(options.sampler, run.recipe)
     name = f"{sampler}-{options.count}-seed{options.seed}-step{run.step}"
-    name += f"-class{run.classes.index(options.label)}" if options.label is not None else ""
+    classes = (classifier or run).classes
+    name += f"-class{classes.index(options.label)}" if options.label is not None else ""
     name += f"-{options.steps}steps" if options.steps is not None else ""
     name += f"-h{options.step_size:g}" if options.step_size is not None else ""
     name += f"-guidance{options.guidance:g}" if options.guidance is not None else ""
+    name += f"-by-{classifier.path.name}" if classifier is not None else ""
     name += f"-epsilon{options.epsilon:g}" if options.epsilon is not None else ""
-    path = run.write_samples(drawn, options.output or run.path / "samples" / f"{name}.npz")
+    path = run.write_samples(drawn, options.output or run.path / "samples" / f"{name}.npz", classes=classes)
     console = show.console()
     show.notes(run, console)
     console.print(
@@ -126,6 +130,8 @@ def restore(options: RestoreOptions) -> int:
         f"{options.count} draws, {found.evaluations} network calls each{said} -> {escape(str(path))}", soft_wrap=True
     )
     if len(shape) == 3:
-        picture = plots.save(plots.restoration(found.observed, found.draws, known=known), path.with_suffix(".png"))
+        truth = rows[options.row] if options.degrade else None
+        drawn = plots.restoration(found.observed, found.draws, known=known, truth=truth)
+        picture = plots.save(drawn, path.with_suffix(".png"))
         console.print(f"picture: {escape(str(picture))}", soft_wrap=True)
     return DONE

@@ -85,7 +85,7 @@ def train(recipe: Recipe, options: TrainOptions) -> int:
     code = show.training(run, console, command, checkpoint_seconds=options.checkpoint_seconds, engine=engine)
     if code == DONE:
         place = escape(shlex.quote(str(path)))
-        console.print(f"Done: {place} at step {run.step:,}. Next: [cyan]scorefield sample {place} -n 64[/cyan]")
+        console.print(f"Done: {place} at step {run.step:,}. Next: [cyan]{_next(run, place)}[/cyan]")
     return code
 
 
@@ -104,15 +104,21 @@ def info(options: InfoOptions) -> int:
             "held out": f"{data.held_out:,} rows",
             "SHA-256": ", ".join(f"{name} {digest[:16]}…" for name, digest in data.sha256.items()),
             "classes": ", ".join(run.classes[:20]) or "none",
-            "model": run.recipe.model,
-            "objective": run.recipe.objective,
+            "model": "classifier" if run.recipe.classifier else run.recipe.model,
+            "objective": "cross-entropy at all noise levels" if run.recipe.classifier else run.recipe.objective,
             "noise": str(run.noise) if run.recipe.at_all_levels else f"sigma {run.sigma:.4g}: one law, no levels",
             "network": f"{run.resolved.network} {getattr(run.recipe, run.resolved.network)}",
             "predicts": run.recipe.predicts,
             "training": f"batch {training.batch_size}, lr {training.learning_rate:g}, {training.precision}",
             "seed": str(training.seed),
             "versions": ", ".join(f"{name} {version}" for name, version in versions().items()),
-            "next": f"scorefield sample {run.path} -n 64" if run.finished else resume,
+            "next": _next(run, str(run.path)) if run.finished else resume,
         },
     )
     return DONE
+
+
+def _next(run: Run, place: str) -> str:
+    return (
+        f"scorefield sample RUN --classifier {place}" if run.recipe.classifier else f"scorefield sample {place} -n 64"
+    )

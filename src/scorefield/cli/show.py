@@ -20,6 +20,7 @@ from scorefield.runs.log import read
 from scorefield.training import Engine
 
 if TYPE_CHECKING:
+    from scorefield.doctor import Finding
     from scorefield.evaluation import Row
     from scorefield.experiments import Outcome
     from scorefield.metrics import Estimate
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from scorefield.theory import Row as Checked
 
 TERMS = {"half_square": "½‖s‖²", "trace": "tr ∇s"}
-UNBIASED = ("kernel distance", "MMD²")  # near zero for real data too: their ratio means nothing
+UNBIASED = ("kernel distance", "MMD²", "n → ∞")  # near zero for real data too: their ratio means nothing
 
 
 def console(*, quiet: bool = False) -> Console:
@@ -103,14 +104,25 @@ def table(console: Console, run: Run, rows: list[Row]) -> None:
     for name in ("samples", "real data", "ratio"):
         figures.add_column(name, justify="right", no_wrap=True)
     for row in rows:
-        ratio = f"{row.ratio:.2f}" if row.ratio is not None and row.name not in UNBIASED else ""
+        ratio = f"{row.ratio:.2f}" if row.ratio is not None and not row.name.endswith(UNBIASED) else ""
         real = _figure(row.real) if row.real is not None else ""
         name = f"{row.name}\n[dim]{row.reading}; n = {row.samples.n}[/dim]"
         figures.add_row(name, _figure(row.samples), real, ratio, end_section=True)
     console.print(figures)
 
 
+def accuracy(console: Console, run: Run, found: Mapping[float, Estimate]) -> None:
+    """How often a classifier is right on held-out rows, at each noise level beside the signal's."""
+    n = next(iter(found.values())).n
+    console.print(f"[bold]Accuracy[/bold] of {escape(str(run.path))} on {n:,} held-out rows, by noise over signal\n")
+    facts(console, {f"σ/α = {ratio:.3g}": _figure(estimate) for ratio, estimate in found.items()})
+
+
 def _figure(estimate: Estimate) -> str:
+    """A value and its error; the interval where the error is 0 only because all rows agree."""
+    if estimate.standard_error == 0 and estimate.interval is not None:
+        low, high = estimate.interval
+        return f"{estimate.value:.3g} ({low:.2g} to {high:.2g})"
     error = "" if estimate.standard_error is None else f" ± {estimate.standard_error:.1g}"
     return f"{estimate.value:.3g}{error}"
 
@@ -167,6 +179,34 @@ def likelihood(console: Console, found: RunLikelihood) -> None:
         content["bits/dim"] = f"{found.bits.value:.4g}{spread}, with {found.bits.dequantisation} dequantisation"
     content["law"] = found.law
     facts(console, content)
+
+
+def findings(console: Console, target: str, found: list[Finding], seconds: float) -> None:
+    """What the doctor found: what is healthy in a line each, what is not in words, with the command that mends it."""
+    part = ""
+    for finding in found:
+        if finding.part != part:
+            part = finding.part
+            console.print(f"\n[bold cyan]{part}[/bold cyan]")
+        mark = {"ok": "[green]✓[/green]", "skipped": "[dim]·[/dim]"}.get(finding.severity, "[bold red]✗[/bold red]")
+        name = f"{finding.name:<14}" if finding.healthy else f"[bold]{finding.name:<14}[/bold]"
+        line = Table.grid(padding=(0, 1))
+        line.add_row(mark, name, Group(*_said_by(finding)))
+        console.print(line)
+        if not finding.healthy:
+            console.print(f"[cyan]{escape(finding.command)}[/cyan]", soft_wrap=True)  # whole, so that it can be copied
+    ill = [finding.name for finding in found if not finding.healthy]
+    looked = sum(finding.severity != "skipped" for finding in found)
+    verdict = f"[bold red]{len(ill)} found: {', '.join(ill)}[/bold red]" if ill else "[green]nothing found[/green]"
+    console.print(f"\n{escape(target)}: {looked} checks, {verdict}. {seconds:.0f} s.", soft_wrap=True)
+
+
+def _said_by(finding: Finding) -> list[str]:
+    dim = finding.severity == "skipped"
+    lines = [f"[dim]{escape(finding.evidence)}[/dim]" if dim else escape(finding.evidence)]
+    if not finding.healthy:
+        lines.append(f"[yellow]{escape(finding.why)}[/yellow]")
+    return lines
 
 
 def facts(console: Console, content: Mapping[str, str]) -> None:

@@ -6,20 +6,26 @@ be torch tensors, NumPy arrays or lists. The colours are Okabe and Ito's, told a
 
 from scorefield.plots.images import image_grid, paths, restoration
 from scorefield.plots.moving import moving_particles
+from scorefield.plots.panels import Plane, intervals, planes, time_paths
 from scorefield.plots.planes import Box, curves, scatter_paths, score_field
-from scorefield.plots.style import COLOURS, DPI, Array, save
+from scorefield.plots.style import COLOURS, DPI, Array, dress, save
 
 __all__ = [
     "Array",
     "Box",
     "COLOURS",
     "DPI",
+    "Plane",
     "curves",
+    "dress",
     "image_grid",
+    "intervals",
     "moving_particles",
     "paths",
+    "planes",
     "restoration",
     "save",
     "scatter_paths",
     "score_field",
+    "time_paths",
 ]

@@ -101,31 +101,40 @@ def paths(
     return _stack(drawn)
 
 
-def restoration(observed: Array, draws: Array, *, known: Array | None = None, smooth: bool = False) -> Figure:
+def restoration(
+    observed: Array, draws: Array, *, known: Array | None = None, truth: Array | None = None, smooth: bool = False
+) -> Figure:
     """What was seen, draws of what it may have been, their mean, and where they differ.
 
     Args:
-        observed: (C, H, W), or a smaller image, which is enlarged to the draws' size by whole pixels.
+        observed: (C, H, W), or (1, H, W) of grey; or a smaller image, enlarged to the draws' size by whole pixels.
         draws: (n, C, H, W); at most eight are shown.
         known: True where a pixel was seen, (C, H, W): the others are drawn mid-grey.
+        truth: what was damaged, (C, H, W), where it is known; drawn first.
         smooth: bicubic interpolation between the pixels.
 
     Returns:
-        the figure: a row of images in the range of the draws, and the standard deviation in its own, bright where they
-        differ.
+        the figure: a row of images in the range of the draws (but for their outermost 0.2 %), and the standard
+        deviation (its mean over the channels) in its own, bright where they differ.
     """
     seen, drawn = array("observed", observed), array("draws", draws)
     if drawn.ndim != 4 or seen.ndim != 3 or any(a % b for a, b in zip(drawn.shape[2:], seen.shape[1:], strict=True)):
         raise ValueError(f"draws must be (n, C, H, W) and observed (C, H/k, W/k), got {drawn.shape} and {seen.shape}")
-    low, high = drawn.min(), drawn.max()  # noise on the input must not dim the draws
+    low, high = np.quantile(drawn, [0.002, 0.998])  # neither noise on the input nor one odd pixel must dim the draws
+    high = max(high, low + 1e-12)
     tall, wide = drawn.shape[2] // seen.shape[1], drawn.shape[3] // seen.shape[2]
     seen = np.broadcast_to(seen.repeat(tall, 1).repeat(wide, 2), drawn.shape[1:])
     if known is not None:
         seen = np.where(array("known", known) > 0.5, seen, (low + high) / 2)
     some = drawn[:8]
-    spread = drawn.std(0)
+    spread = np.broadcast_to(drawn.std(0).mean(0), drawn.shape[1:])
     columns = [seen, *some, drawn.mean(0), low + (high - low) * spread / max(spread.max(), 1e-300)]
     names = ["input", *(f"draw {k + 1}" for k in range(len(some))), "mean", "spread"]
+    if truth is not None:
+        whole = array("truth", truth)
+        if whole.shape != drawn.shape[1:]:
+            raise ValueError(f"truth must have the shape of a draw, {drawn.shape[1:]}, got {whole.shape}")
+        columns, names = [whole, *columns], ["truth", *names]
     panels = {"": np.stack(columns)[:, None]}
     return paths(panels, column_names={"": names}, value_range=(low, high), smooth=smooth)
 

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from scorefield.calculus import LogDensity, Score
 from scorefield.checks import check_count
-from scorefield.plots.style import COLOURS, DPI, INK, Array, array, dress
+from scorefield.plots.style import COLOURS, DPI, FAINT, INK, Array, array, dress
 
 Box = tuple[float, float, float, float]
 
@@ -55,16 +55,7 @@ def score_field(
         if points.ndim != 2 or points.shape[1] != 2:
             raise ValueError(f"samples must have shape (k, 2), got {points.shape}")
         axes.scatter(*points.T, s=5, color=COLOURS[1], alpha=0.6, linewidths=0, zorder=2)
-    x, _, grid = _grid(box, n)
-    s = _of(score, grid)
-    if s.shape != grid.shape:
-        raise ValueError(f"a score in the plane must return {grid.shape}, got {s.shape}")
-    size = np.hypot(*s.T)
-    arrows = s / (size + max(float(np.nanmedian(size)), 1e-300))[:, None]
-    axes.quiver(
-        *grid.T, *arrows.T, angles="xy", scale_units="xy", scale=1.05 / (x[1] - x[0]), pivot="middle", color=INK,
-        width=0.0024, headwidth=3.6, headlength=4.2, headaxislength=3.8, zorder=3,
-    )  # fmt: skip
+    arrows(axes, score, box, n)
     return figure
 
 
@@ -103,6 +94,7 @@ def curves(
     series: Mapping[str, Array],
     *,
     bands: Mapping[str, tuple[Array, Array]] | None = None,
+    marks: Mapping[str, float] | None = None,
     log_x: bool = False,
     log_y: bool = False,
     x_name: str = "",
@@ -113,8 +105,10 @@ def curves(
 
     Args:
         x: positions, shape (n,).
-        series: name -> values (n,); names are written in a legend when there are several.
+        series: name -> values (n,); names are written in a legend when there are several,
+            beside the axes when there are more than four.
         bands: name -> (lower, upper), each (n,).
+        marks: name -> a value that is drawn as a dashed line across, with its name at the right end.
         log_x: a logarithmic horizontal axis.
         log_y: a logarithmic vertical axis.
         x_name: what x is, with its unit.
@@ -130,12 +124,25 @@ def curves(
     figure = Figure(figsize=(5.6, 3.4), dpi=DPI, layout="constrained")
     axes = figure.add_subplot()
     for i, (name, given) in enumerate(series.items()):
-        colour, values = COLOURS[i % len(COLOURS)], _curve(f"series[{name!r}]", given, at)
+        colour, y = COLOURS[i % len(COLOURS)], _curve(f"series[{name!r}]", given, at)
         few = {"marker": "o", "markersize": 3.2, "markeredgewidth": 0} if len(at) <= 30 else {}
-        axes.plot(at, values, color=colour, linewidth=1.5 if len(at) <= 300 else 0.8, label=name, zorder=3, **few)
+        axes.plot(
+            at,
+            y,
+            color=colour,
+            linewidth=1.5 if len(at) <= 300 else 0.8,
+            label=name,
+            zorder=3,
+            linestyle="-" if i < len(COLOURS) else "--",
+            **few,
+        )
         if bands and name in bands:
             low, high = (_curve(f"bands[{name!r}]", edge, at) for edge in bands[name])
             axes.fill_between(at, low, high, color=colour, alpha=0.18, linewidth=0)
+    for name, value in (marks or {}).items():
+        axes.axhline(value, color=FAINT, linewidth=0.9, linestyle=(0, (4, 3)), zorder=2)
+        beside = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "va": "center"}
+        axes.annotate(name, (1, value), xytext=(4, 0), fontsize=7.5, color=INK, **beside)
     axes.set_xscale("log" if log_x else "linear")
     axes.set_yscale("log" if log_y else "linear")
     axes.set_xlabel(x_name)
@@ -144,7 +151,14 @@ def curves(
     axes.margins(x=0.02)
     dress(axes, title)
     if len(series) > 1:
-        axes.legend(frameon=False, fontsize=8.5, labelcolor=INK, handlelength=1.4)
+        beside = {"loc": "upper left", "bbox_to_anchor": (1.01, 1)} if len(series) > 4 else {}
+        axes.legend(
+            frameon=False,
+            fontsize=8.5,
+            labelcolor=INK,
+            handlelength=2.4 if len(series) > len(COLOURS) else 1.4,
+            **beside,
+        )
     return figure
 
 
@@ -160,13 +174,39 @@ def _plane(box: Box, title: str | None) -> tuple[Figure, Axes]:
     return figure, axes
 
 
+def arrows(axes: Axes, score: Score, box: Box, n: int, unit: float | None = None) -> float:
+    """Arrows of a score on a grid over the box, of length |s|/(|s| + unit).
+
+    Args:
+        axes: where they go.
+        score: (B, 2) -> (B, 2).
+        box: x from, x to, y from, y to.
+        n: arrows along the longer side.
+        unit: the size that is drawn at half of the full length; None for the median of |s| on the grid.
+
+    Returns:
+        the unit, so that other panels can be drawn to the same scale.
+    """
+    x, _, points = grid(box, n)
+    s = values(score, points)
+    if s.shape != points.shape:
+        raise ValueError(f"a score in the plane must return {points.shape}, got {s.shape}")
+    size = np.hypot(*s.T)
+    unit = max(float(np.nanmedian(size)), 1e-300) if unit is None else unit
+    axes.quiver(
+        *points.T, *(s / (size + unit)[:, None]).T, angles="xy", scale_units="xy", scale=1.05 / (x[1] - x[0]),
+        pivot="middle", color=INK, width=0.0576 / n, headwidth=3.6, headlength=4.2, headaxislength=3.8, zorder=3,
+    )  # fmt: skip
+    return unit
+
+
 def level_sets(axes: Axes, density: LogDensity, box: Box, n: int = 239) -> None:
     """The smallest regions that hold the masses of `_MASSES` within the box."""
     half = max(box[1] - box[0], box[3] - box[2]) / (2 * n)  # of a cell, so that the colours reach the edges
-    x, y, grid = _grid((box[0] - half, box[1] + half, box[2] - half, box[3] + half), n + 1)
-    log_p = _of(density, grid)
-    if log_p.shape != (len(grid),):
-        raise ValueError(f"density must return one number per point, {(len(grid),)}, got {log_p.shape}")
+    x, y, points = grid((box[0] - half, box[1] + half, box[2] - half, box[3] + half), n + 1)
+    log_p = values(density, points)
+    if log_p.shape != (len(points),):
+        raise ValueError(f"density must return one number per point, {(len(points),)}, got {log_p.shape}")
     if not np.isfinite(log_p).any():
         raise ValueError(f"density must be finite somewhere in the box {box}")
     peak = log_p[np.isfinite(log_p)].max()
@@ -178,7 +218,7 @@ def level_sets(axes: Axes, density: LogDensity, box: Box, n: int = 239) -> None:
     axes.contour(x, y, held, _MASSES, colors=_EDGE, linewidths=0.4, zorder=1)
 
 
-def _grid(box: Box, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def grid(box: Box, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """A square grid over the box, n points along its longer side: x (k,), y (l,) and all the points (l k, 2)."""
     spacing = max(box[1] - box[0], box[3] - box[2]) / n
     wide, high = (max(2, round((end - start) / spacing)) for start, end in (box[:2], box[2:]))
@@ -187,7 +227,8 @@ def _grid(box: Box, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return x, y, np.stack(np.meshgrid(x, y), 2).reshape(-1, 2)
 
 
-def _of(function: Score | LogDensity, points: np.ndarray) -> np.ndarray:
+def values(function: Score | LogDensity, points: np.ndarray) -> np.ndarray:
+    """What a function of points answers, as an array."""
     with torch.no_grad():
         return function(torch.from_numpy(points)).detach().cpu().double().numpy()
 

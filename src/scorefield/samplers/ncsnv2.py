@@ -19,6 +19,7 @@ Source: Song & Ermon 2020 (arXiv:2006.09011), techniques 2 and 4; proposition 3.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from scipy.optimize import minimize_scalar
@@ -103,7 +104,7 @@ def variance_ratio(a: float, gamma: float, steps: int) -> float:
 
 def best_step(gamma: float, steps: int) -> tuple[float, float]:
     """The a in (0, 1) at which the variance ratio is nearest to 1, and that ratio."""
-    found = minimize_scalar(
+    found: Any = minimize_scalar(
         variance_ratio, bounds=(0, 1), args=(gamma, steps), method="bounded", options={"xatol": 1e-9}
     )
     return float(found.x), float(found.fun)

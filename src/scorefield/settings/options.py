@@ -27,8 +27,9 @@ class SampleOptions:
         count: how many samples (-n).
         output: .npz file to write (-o); RUN/samples/… when not given.
         label: the class to draw; classes are drawn by their frequency when not given.
-        guidance: scale w of classifier-free guidance: 0 ignores the label, 1 is conditional (when not given), more
-            sharpens.
+        guidance: scale w of guidance by the label: 0 ignores it, 1 is conditional (when not given), more sharpens.
+        classifier: run folder of a classifier (train --classifier) whose gradient guides the run without labels,
+            instead of the run's own labels.
         seed: the same seed gives the same samples, whatever the batch size or the number of devices.
         sampler: heun (when not given), euler, unipc, dpm-solver, ddim, adaptive-ode; with noise on the way ddpm,
             ancestral, churned-heun, sde-dpm-solver, stochastic-heun, euler-maruyama, predictor-corrector,
@@ -45,6 +46,7 @@ class SampleOptions:
     output: str | None = None
     label: str | None = None
     guidance: float | None = None
+    classifier: str | None = None
     seed: int = 0
     sampler: str | None = None
     steps: int | None = None
@@ -61,8 +63,8 @@ class LikelihoodOptions:
         run: run folder written by `scorefield train`.
         data: a file (.npy, .npz, .csv), a folder of images, a name, or held-out: the rows the run kept out of training.
         output: .npz or .csv file to write, one entry per row (-o).
-        root: folder with the files of a named data set (mnist, fashion-mnist).
-        label_column: name of the .csv column that holds labels, which is left out.
+        root: folder with the files of a named data set (mnist, fashion-mnist, cifar10, celeba, celeba-32).
+        label_column: name of a table's column that holds labels, which is left out.
         label: the class whose law is meant; the law of all classes when not given.
         count: how many rows at most, evenly spaced (-n); all when not given.
         method: exact, or hutchinson (random probes); exact for vectors and hutchinson for images when not given.
@@ -123,7 +125,7 @@ class RestoreOptions:
     Args:
         run: run folder written by `scorefield train`.
         input: a file (.npy, .npz, .csv, or an image) that holds the sample; of several, --row is taken.
-        task: inpaint, denoise, deblur or superres.
+        task: inpaint, denoise, deblur, superres or colourise.
         count: how many draws (-n).
         output: .npz file to write (-o), with a .png beside it for images; RUN/restored/… when not given.
         row: which sample of the input.
@@ -161,13 +163,48 @@ class EvaluateOptions:
 
     Args:
         run: run folder.
-        count: how many samples to draw for each figure.
+        count: how many samples to draw for each figure (-n).
+        against: other data to judge by, a file, a folder of images or a name; the run's own held-out rows when not
+            given.
+        root: folder with the files of a named data set, for --against.
+        features: what distances of images are measured on: a folder written by `scorefield features`, or a TorchScript
+            file of a feature network; principal components of the training images when not given.
+        likelihood_rows: held-out images behind the bits per dimension, and as many of training; 0 for none.
         seed: seed of the samples.
         json: print JSON instead of a table.
     """
 
     run: str
     count: int = 1000
+    against: str | None = None
+    root: str | None = None
+    features: str | None = None
+    likelihood_rows: int = 32
+    seed: int = 0
+    json: bool = False
+
+
+@dataclass(frozen=True)
+class FeaturesOptions:
+    """Learn a classifier from labelled images, whose features `evaluate --features` measures distances on.
+
+    Args:
+        data: labelled images: class folders, an .npz file with x and y, or a name (digits, mnist, fashion-mnist).
+        output: folder to write (-o); features/NAME when not given.
+        root: folder with the files of a named data set (mnist, fashion-mnist, cifar10, celeba, celeba-32).
+        held_out: fraction of the rows kept out, to test the classifier on; that of the runs to be judged.
+        seconds: training time on this machine; the number of steps is measured once.
+        steps: number of steps, in place of seconds.
+        seed: of the weights and the choice of held-out rows; that of the runs to be judged.
+        json: print JSON instead of a table.
+    """
+
+    data: str
+    output: str | None = None
+    root: str | None = None
+    held_out: float = 0.1
+    seconds: float = 60.0
+    steps: int | None = None
     seed: int = 0
     json: bool = False
 
@@ -183,6 +220,35 @@ class CheckOptions:
     """
 
     only: str | None = None
+    seed: int = 0
+    json: bool = False
+
+
+@dataclass(frozen=True)
+class DoctorOptions:
+    """Say what is wrong with a run or with data, why, and what mends it; exit code 1 where something is.
+
+    Args:
+        target: run folder, or data that nothing was learned from yet: what `train` takes.
+        root: folder with the files of a named data set.
+        label_column: name of the .csv column that holds labels.
+        rows: how many samples of a toy density to look at.
+        sampler: whose samples are looked at, as in `sample`; so for steps, step_size and epsilon.
+        steps: of the sampler.
+        step_size: of a sampler of one law.
+        epsilon: of annealed-langevin.
+        seed: of the samples, and of the rows that would be held out.
+        json: print JSON instead of findings in words.
+    """
+
+    target: str
+    root: str | None = None
+    label_column: str | None = None
+    rows: int = 10_000
+    sampler: str | None = None
+    steps: int | None = None
+    step_size: float | None = None
+    epsilon: float | None = None
     seed: int = 0
     json: bool = False
 
@@ -232,3 +298,20 @@ class ExperimentOptions:
     seed: int = 0
     fresh: bool = False
     json: bool = False
+
+
+@dataclass(frozen=True)
+class ReportOptions:
+    """Write a run's report: one HTML file that loads nothing and can be sent as it is.
+
+    Args:
+        run: run folder; a damaged one has a report too, which says what is wrong.
+        output: .html file to write (-o); report.html in the run folder when not given.
+        count: how many samples the figures are made from.
+        seed: seed of the samples.
+    """
+
+    run: str
+    output: str | None = None
+    count: int = 1000
+    seed: int = 0

@@ -12,9 +12,9 @@ class DataSettings:
     """Where the training data come from.
 
     Args:
-        source: a file (.npy, .npz, .csv), a folder of images, or the name of a bundled or toy data set.
-        root: folder that holds the files of a named data set (mnist, fashion-mnist).
-        label_column: name of the .csv column that holds the labels.
+        source: a file (.npy, .npz, .csv, .parquet, .zarr), images in a folder or archive, or the name of a data set.
+        root: folder that holds the files of a named data set (mnist, fashion-mnist, cifar10, celeba, celeba-32).
+        label_column: name of a table's column, or of celeba's attribute, that holds the labels.
         on_nonfinite: what to do with rows that hold NaN or infinity: error or drop (and count them).
         held_out: fraction of the rows kept out of training, to judge by.
         count: how many samples to draw from a toy density.
@@ -102,19 +102,23 @@ class Recipe:
     """Train a score network or an energy; the same command resumes where it stopped.
 
     Args:
-        data: a file (.npy, .npz, .csv), a folder of images, or a name (digits, mnist, fashion-mnist, two-moons, …).
+        data: a file (.npy, .npz, .csv, .parquet, .zarr), images in a folder or archive, or a name (digits, mnist, …).
         steps: number of optimiser steps; more than before extends a finished run (2,000 when neither is given).
         seconds: train for about this long instead: the number of steps is measured once, before step 1, and stored.
         devices: number of processes; fails if it does not get them.
-        root: folder with the files of a named data set (mnist, fashion-mnist).
-        label_column: name of the .csv column that holds the labels.
+        root: folder with the files of a named data set (mnist, fashion-mnist, cifar10, celeba, celeba-32).
+        label_column: name of a table's column, or of celeba's attribute, that holds the labels.
         on_nonfinite: rows with NaN or infinity: error, or drop (and count them).
         held_out: fraction of rows kept out of training, to judge by.
         count: how many samples to draw from a toy density.
         model: score, a field; or energy, a log-density up to a constant, whose gradient is the score.
         objective: noise-conditional[-sliced] (all noise levels), implicit, sliced, finite-difference, denoising (one
             law), or, for energies, noise-contrastive, contrastive-divergence, persistent.
-        noise: schedule: ve, vp, subvp, cosine or levels; the ends of ve and levels are chosen from the data.
+        noise: schedule: ve, vp, subvp, cosine or levels.
+        sigma_min: smallest noise of ve and levels, in standard deviations of the data; chosen from the data when not
+            given.
+        sigma_max: their largest noise, likewise.
+        levels: number of levels, of noise levels; chosen so that neighbours overlap when not given.
         sigma: noise that blurs the one law, in standard deviations of the data; none, or for denoising chosen from the
             data, when not given.
         probes: directions per sample, for sliced, finite-difference and noise-conditional-sliced.
@@ -131,6 +135,7 @@ class Recipe:
         accumulate: micro-batches per step.
         precision: auto (measured once, then stored), fp32, bf16 or fp64.
         label_dropout: fraction of labels hidden in training, so that the law without labels is learned too.
+        classifier: learn p(label | noised data) at all noise levels instead of a score, to guide other runs with.
         compile: compile the network (minutes at the start; worth it for long runs on a card).
         seed: seed of the held-out rows, the initial weights, the batch order and the noise.
     """
@@ -147,6 +152,9 @@ class Recipe:
     model: str = "score"
     objective: str = "noise-conditional"
     noise: str = "ve"
+    sigma_min: float | None = None
+    sigma_max: float | None = None
+    levels: int | None = None
     sigma: float | None = None
     probes: int = 1
     chain_steps: int = 10
@@ -161,6 +169,7 @@ class Recipe:
     accumulate: int = 1
     precision: str = "auto"
     label_dropout: float = 0.1
+    classifier: bool = False
     compile: bool = False
     seed: int = 0
 
