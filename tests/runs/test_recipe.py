@@ -157,3 +157,25 @@ def test_levels_for_messages_are_those_of_the_loss():
     batch = flat_batch(5)
     t = objective.times(batch, torch.Generator().manual_seed(5))
     assert torch.equal(objective.levels(batch, torch.Generator().manual_seed(5)), VE(0.1, 9.0).sigma(t))
+
+
+@pytest.mark.parametrize("levels", ["log-normal", "uniform"])
+def test_the_bands_of_noise_add_up_to_the_loss_and_share_the_rows(levels):
+    """Four parts, each of its own rows alone: they add up to the loss to the bit; a quarter of the rows each."""
+
+    class Nothing(torch.nn.Module):
+        def forward(self, x, c, y):
+            return torch.zeros_like(x)
+
+    noise, n = VE(0.1, 9.0), 8000
+    x = torch.randn(n, 1, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    batch, objective = Batch(x, None, torch.arange(n)), LabelledNoise(noise, levels, 0.0)
+    model = ScoreModel(Nothing(), noise)
+    terms = objective.terms(model, batch, torch.Generator().manual_seed(3))
+    assert torch.equal(sum(terms.values()), objective(model, batch, torch.Generator().manual_seed(3)))
+    sigma = objective.levels(batch, torch.Generator().manual_seed(3))
+    for name, loss in terms.items():
+        low, high = (float(end) for end in name.removeprefix("sigma/alpha ").split(" to "))
+        mine = sigma[loss > 0]
+        assert abs(len(mine) / n - 0.25) < 4 * math.sqrt(0.25 * 0.75 / n)
+        assert 0.94 * low < mine.min() and mine.max() < 1.06 * high  # the names have two digits

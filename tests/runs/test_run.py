@@ -335,7 +335,7 @@ def test_samples_are_written_as_npz_alone(digits_run, tmp_path):
     [
         (("network: unet", "network: foo"), "network must be one of"),
         (("betas:\n    - 0.9\n    - 0.99", "betas: 3"), "not iterable"),
-        (("sigma_min:", "sigma_mean:"), "sigma_mean"),
+        (("    sigma_min:", "    sigma_mean:"), "sigma_mean"),
     ],
 )
 def test_a_recipe_that_was_edited_wrongly_is_refused_by_name(copied, change, words):

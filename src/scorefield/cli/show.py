@@ -73,7 +73,7 @@ def training(
 
 def _said(mean: Mapping[str, float]) -> str:
     """The loss and, where it is a sum of known terms, these in brackets."""
-    terms = ", ".join(f"{TERMS.get(name, name)} {value:.4g}" for name, value in mean.items() if name != "loss")
+    terms = ", ".join(f"{TERMS[name]} {value:.4g}" for name, value in mean.items() if name in TERMS)
     return f"loss {mean['loss']:.4g}" + (f" ({terms})" if terms else "")
 
 

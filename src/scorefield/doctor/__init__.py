@@ -9,9 +9,10 @@ from __future__ import annotations
 from scorefield.doctor.drawing import How, examine_samples
 from scorefield.doctor.finding import CHECKS, FALSE_ALARMS, LEVEL, PART, Finding, harm, skipped
 from scorefield.doctor.law import examine_law
-from scorefield.doctor.levels import examine_levels, examine_noise
+from scorefield.doctor.levels import examine_levels
 from scorefield.doctor.patient import Patient, admit
 from scorefield.doctor.rows import examine_rows
+from scorefield.doctor.schedule import examine_noise
 from scorefield.doctor.stein import examine_fit
 from scorefield.settings import DataSettings
 

@@ -28,9 +28,9 @@ from scorefield.samplers import annealed_langevin
 from scorefield.settings import Recipe, UNetSize
 
 NAMES = ("mnist", "fashion-mnist", "cifar10", "celeba")
-STEPS = {True: 600, False: 3000}  # of training: on the embedded digits, and on a data set of --root
-COUNT, COMPONENTS = 500, 32
-PRINTED, TODAY = (1, 3, 10, 30, 100), (3, 5, 9, 18)  # T per level of annealed Langevin; steps of Heun
+STEPS = {True: 400, False: 3000}  # of training: on the embedded digits, and on a data set of --root
+COUNT, COMPONENTS = 300, 32
+PRINTED, TODAY = (1, 5, 20, 100), (3, 5, 9, 18)  # T per level of annealed Langevin; steps of Heun
 EPSILON = 2e-5  # for pixels in [0, 1]
 
 
@@ -196,7 +196,7 @@ def panels(today: Run, printed: Run, seed: int, across: int = 10) -> Figure:
     )
 
 
-def inpainted(run: Run, seed: int, images: int = 4, draws: int = 6) -> Figure:
+def inpainted(run: Run, seed: int, images: int = 3, draws: int = 5) -> Figure:
     """Held-out images of which the left half is missing: what was given, draws, and the truth."""
     shape = run.dataset.shape
     known = named_mask("left", shape)

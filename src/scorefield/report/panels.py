@@ -128,9 +128,11 @@ def loss(run: Run, count: int, seed: int) -> Panel:
     steps = np.array([entry["step"] for entry in entries])
     blocks: list[Picture | Words] = []
     keys = [k for k in entries[0] if k not in ("step", "loss", "grad_norm", "lr", "training_seconds")]
-    series = {"loss": _smooth([e["loss"] for e in entries])} | {k: _smooth([e[k] for e in entries]) for k in keys}
-    figure = plots.curves(steps, series, log_x=True, x_name="step", y_name="loss, running mean")
-    blocks.append(picture(figure, "the loss over the steps of training", "Over time"))
+    series = {"loss": _smooth([e["loss"] for e in entries])}
+    series |= {k.replace("sigma/alpha", "σ/α"): _smooth([e.get(k, math.nan) for e in entries]) for k in keys}
+    figure = plots.curves(steps, series, log_x=True, log_y=min(map(np.nanmin, series.values())) > 0, x_name="step")
+    alt = "the loss over the steps of training, and the part of it in each band of noise levels"
+    blocks.append(picture(figure, alt, "Loss over time (running mean), and its parts"))
     if run.recipe.at_all_levels:
         curves, bands, sigma = {}, {}, torch.empty(0)
         for name, rows in (("training", run.dataset.train_rows[:500]), ("held out", run.dataset.held_out_rows[:500])):

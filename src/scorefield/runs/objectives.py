@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -36,6 +37,7 @@ WITH_PROBES = ("noise-conditional-sliced", "sliced", "finite-difference")
 WITH_CHAINS = ("contrastive-divergence", "persistent")
 STEP = 0.02  # of finite differences, in units of the scaled data
 DIFFERENTIATED = ("noise-conditional-sliced", "implicit", "sliced")  # their loss holds a derivative of the score in x
+BAND, BANDS = "sigma/alpha", 4  # name and number of the bands of noise by which the loss is told
 
 
 def check_objective(recipe: Recipe) -> None:
@@ -107,6 +109,14 @@ class LabelledNoise:
         check_choice("levels", levels, ("log-normal", "uniform"))
         self.noise, self.label_dropout, self.probes = noise, label_dropout, probes
         self._table = _log_normal_times(noise) if levels == "log-normal" else None
+        quarters = torch.linspace(0, 1, BANDS + 1, dtype=torch.float64)
+        if self._table is None:
+            edges = noise.t_min + (noise.t_max - noise.t_min) * quarters
+        else:
+            edges = self._table[(quarters * (len(self._table) - 1)).round().long()]
+        ratio = (noise.sigma(edges) / noise.alpha(edges)).tolist()
+        self._edges = edges[1:-1]
+        self.bands = tuple(f"{BAND} {low:.2g} to {high:.2g}" for low, high in pairwise(ratio))
 
     def times(self, batch: Any, generator: Generator) -> Tensor:
         """The time of each row: the first thing drawn from the generator, (B,), float64."""
@@ -122,12 +132,22 @@ class LabelledNoise:
 
     def __call__(self, model: Any, batch: Any, generator: Generator) -> Tensor:
         """Loss per sample, (B,)."""
+        return self._at_its_time(model, batch, generator)[1]
+
+    def terms(self, model: Any, batch: Any, generator: Generator) -> dict[str, Tensor]:
+        """The same, apart by bands of noise over signal with a quarter of the rows in each: they add up to it."""
+        t, loss = self._at_its_time(model, batch, generator)
+        band = torch.bucketize(t, self._edges.to(t))
+        return {name: torch.where(band == k, loss, 0.0) for k, name in enumerate(self.bands)}
+
+    def _at_its_time(self, model: Any, batch: Any, generator: Generator) -> tuple[Tensor, Tensor]:
+        """The time of each row and its loss, (B,) and (B,)."""
         t = self.times(batch, generator)
         y = hidden_labels(batch, self.label_dropout, generator)
         shared: dict[str, Any] = {"noise": self.noise, "y": y, "t": t, "weight": self.noise.residual_weight}
         if self.probes is None:
-            return noise_conditional(model, batch.x, **shared, generator=generator)
-        return noise_conditional_sliced(model, batch.x, **shared, probes=self.probes, generator=generator)
+            return t, noise_conditional(model, batch.x, **shared, generator=generator)
+        return t, noise_conditional_sliced(model, batch.x, **shared, probes=self.probes, generator=generator)
 
 
 class CrossEntropy:

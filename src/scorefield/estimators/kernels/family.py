@@ -53,7 +53,8 @@ class KernelExponentialFamily(Sampled, Energy, KernelFieldEstimator):
 
     f is bounded, so that p is normalisable exactly if the base is; log Z remains unknown, and there is no
     `score_samples`. Far from the data the score is that of the base. `sample` runs many Hamiltonian chains from rows of
-    the data: where modes are far apart they keep the weights that modes have there.
+    the data. Where chains cross between modes, samples have the shares that f gives them, which score matching hardly
+    sees; where modes are so far apart that none crosses, the shares of the rows.
 
     Args:
         bandwidth: $\ell$; half the root-mean-square distance of two rows when None; "held-out" tries 9 around it.
