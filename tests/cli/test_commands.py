@@ -117,9 +117,13 @@ def test_non_finite_training_is_exit_code_1(here, capsys, monkeypatch):
 
     from scorefield.runs.objectives import LabelledNoise
 
-    plain = LabelledNoise.__call__
-    calls = iter(range(10**6))
-    monkeypatch.setattr(LabelledNoise, "__call__", lambda *a: plain(*a) * (torch.nan if next(calls) > 3 else 1.0))
+    plain, calls = LabelledNoise._at_its_time, iter(range(10**6))
+
+    def broken(*a):
+        t, loss = plain(*a)
+        return t, loss * (torch.nan if next(calls) > 3 else 1.0)
+
+    monkeypatch.setattr(LabelledNoise, "_at_its_time", broken)
     code, _, err = say(capsys, "train", "digits", "--steps", "30", *SMALL)
     assert code == 1 and "was not finite" in err and "noise levels sigma" in err
     assert 4 <= Run.open("runs/digits").step <= 6

@@ -29,7 +29,7 @@ from scorefield.settings import Recipe, UNetSize
 
 NAMES = ("mnist", "fashion-mnist", "cifar10", "celeba")
 STEPS = {True: 400, False: 3000}  # of training: on the embedded digits, and on a data set of --root
-COUNT, COMPONENTS = 300, 32
+COUNT, COMPONENTS = 200, 32
 PRINTED, TODAY = (1, 5, 20, 100), (3, 5, 9, 18)  # T per level of annealed Langevin; steps of Heun
 EPSILON = 2e-5  # for pixels in [0, 1]
 
@@ -104,7 +104,8 @@ def _reach(run: Run) -> float:
 
 
 def _range(run: Run) -> tuple[float, float]:
-    return (0.0, 255.0) if run.dataset.info.dtype == "uint8" else (0.0, float(np.max(run.dataset.x)))
+    """Black and white, in the data's units: 0 and the largest value there is."""
+    return 0.0, float(np.max(run.dataset.x))
 
 
 def annealed(run: Run, n: int, steps: int, seed: int) -> Tensor:

@@ -15,7 +15,6 @@ from scorefield import plots
 from scorefield.doctor import examine
 from scorefield.evaluation import evaluate, loss_by_level
 from scorefield.fields import at
-from scorefield.metrics import nearest_distances
 from scorefield.report.blocks import Panel, Picture, Player, Table, Words, picture, safe_json, tiles
 from scorefield.runs import Run, versions
 from scorefield.runs.log import read
@@ -39,10 +38,9 @@ def samples(run: Run, count: int, seed: int) -> Panel:
     some = data.train_rows[:20_000]
     train = data.x_scaled(some).flatten(1).double()
     nearest = torch.cdist(scaled, train).argmin(1).numpy()
-    far, usual = nearest_distances(scaled, train).median(), nearest_distances(train[:1000], train[1000:]).median()
     said = Words(
-        f"Median distance of a sample to its nearest training row {far:.3g}, of training rows among themselves "
-        f"{usual:.3g}, both in standard deviations of the data. Far below: memorised; far above: blurred."
+        "A sample that is its own neighbour was memorised; samples far from all neighbours are blurred. The distances "
+        "stand among the figures below."
     )
     if data.info.kind == "image":
         pairs = np.stack([drawn.x.numpy(), np.asarray(data.x[some[nearest]], dtype=np.float64)], 1)
@@ -87,7 +85,7 @@ def particles(run: Run, count: int, seed: int) -> Panel:
     axes = (0, min(1, data.shape[0] - 1))
     moving, columns = path[:, :, axes], _names(run)
     low, high = moving[-1].min(0), moving[-1].max(0)
-    low, high = low - 0.6 * (high - low), high + 0.6 * (high - low)
+    low, high = low - 0.25 * (high - low), high + 0.25 * (high - low)
     placed = np.clip(1000 * (moving[keep] - low) / (high - low), -400, 1400).round().astype(int)
     labels = (columns[axes[0]], columns[axes[1]])
     limits = (f"{low[0]:.3g}", f"{high[0]:.3g}", f"{low[1]:.3g}", f"{high[1]:.3g}")
