@@ -11,7 +11,7 @@ import yaml
 from safetensors.torch import load_file
 
 from conftest import small_recipe, trained
-from scorefield.runs import Damaged, Locked, Run
+from scorefield.runs import Damaged, Locked, Run, versions
 from scorefield.runs import checkpoints as store
 from scorefield.runs.log import read
 from scorefield.runs.samples import choose_labels
@@ -371,3 +371,9 @@ def test_guidance_without_labels_is_refused(digits_run, vector_run, tmp_path):
     one = trained(small_recipe(objective="denoising", sigma=0.3, steps=2), tmp_path / "one")
     with pytest.raises(ValueError, match="guidance needs all noise levels, got 2.0 for a run of objective denoising"):
         one.sample(2, guidance=2.0)
+
+
+def test_a_checkpoint_says_how_it_was_made(vector_run):
+    """Versions, hardware and seconds, from the manifest of the newest checkpoint."""
+    made = Run.open(vector_run.path).provenance
+    assert made["versions"] == versions() and "cores" in made["hardware"] and made["training_seconds"] > 0

@@ -16,7 +16,7 @@ from scorefield.doctor import examine
 from scorefield.evaluation import evaluate, loss_by_level
 from scorefield.fields import at
 from scorefield.report.blocks import Panel, Picture, Player, Table, Words, picture, safe_json, tiles
-from scorefield.runs import Run, versions
+from scorefield.runs import Run
 from scorefield.runs.log import read
 
 SHOWN, MOVING, FRAMES = 24, 400, 32
@@ -166,7 +166,7 @@ def findings(path: Path) -> Panel:
 def provenance(run: Run, count: int, seed: int) -> Panel:
     """Where the run comes from: data, recipe, versions, time."""
     info, training = run.dataset.info, run.resolved.training
-    log = read(run.path / "metrics.jsonl")
+    log, made = read(run.path / "metrics.jsonl"), run.provenance
     sizes = ("data", "unet", "mlp")
     options = [(f.name, getattr(run.recipe, f.name), f.default) for f in dataclasses.fields(run.recipe)]
     changed = ", ".join(f"{name} {now}" for name, now, default in options if name not in sizes and now != default)
@@ -179,7 +179,8 @@ def provenance(run: Run, count: int, seed: int) -> Panel:
         "noise": str(run.noise) if run.recipe.at_all_levels else f"one law, blurred by σ = {run.sigma:g}",
         "training": f"{run.step:,} steps of {training.batch_size}, {training.precision}, seed {training.seed}",
         "seconds of training": f"{log[-1]['training_seconds']:,.0f}" if log else "unknown",
-        "versions": ", ".join(f"{name} {version}" for name, version in versions().items()),
+        "hardware": made.get("hardware", "unknown"),
+        "versions": ", ".join(f"{name} {version}" for name, version in made.get("versions", {}).items()),
     }
     return Panel((Table(("", ""), [[k, v] for k, v in facts.items()], (False, False)),))
 

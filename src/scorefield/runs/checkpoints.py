@@ -11,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
@@ -119,6 +120,17 @@ def versions() -> dict[str, str]:
         "torch": version("torch"),
         "numpy": version("numpy"),
     }
+
+
+def hardware() -> str:
+    """The machine that trains: its processor and cores, and its card where it has one."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    named = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    cores = f"{named[0] if named else platform.machine()}, {os.cpu_count()} cores"
+    return cores + (f"; {torch.cuda.get_device_name()}" if torch.cuda.is_available() else "")
 
 
 def load_latest(folder: Path) -> tuple[Path, State]:

@@ -146,6 +146,11 @@ class Run:
         return int(self._checkpoint.name) if self._checkpoint else 0
 
     @property
+    def provenance(self) -> dict[str, Any]:
+        """What the newest checkpoint says of how it was made: versions, hardware, seconds; empty before the first."""
+        return checkpoints.check(self._checkpoint) if self._checkpoint else {}
+
+    @property
     def finished(self) -> bool:
         """Whether the last step has been saved."""
         return self.step >= self.resolved.training.steps
@@ -297,7 +302,8 @@ class Run:
 
     def _save(self, step: Step, log: Log) -> None:
         log.flush()
-        extra = {"seed": self.recipe.seed, "versions": checkpoints.versions(), "training_seconds": log.seconds}
+        made = {"versions": checkpoints.versions(), "hardware": checkpoints.hardware()}
+        extra = {"seed": self.recipe.seed, **made, "training_seconds": log.seconds}
         state = dataclasses.replace(step.state(), step=step.step)
         self._checkpoint = checkpoints.save(self.path / "checkpoints", state, extra)
 
