@@ -27,8 +27,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from scorefield import plots
 from scorefield.data import open_dataset, prepare
+from scorefield.evaluation import open_features
 from scorefield.fields import ScoreModel, given
+from scorefield.metrics import class_agreement, frechet_distance, frechet_limit
 from scorefield.networks import UNet
 from scorefield.noise import Levels
 from scorefield.objectives import noise_conditional
@@ -37,6 +40,7 @@ from scorefield.samplers import annealed_langevin
 from scorefield.settings import DataSettings, Recipe, UNetSize
 
 ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
 COUNT, BATCH, CLASSES, SIZE = 1000, 128, 10, UNetSize(width=32, blocks=2, resolutions=2, patch=2)
 
 
@@ -106,16 +110,10 @@ def ours(name: str, root: str | None, folder: Path, data: Path, seconds: float) 
         pass
     used = time.process_time() - started
     started = time.process_time()
-    drawn = torch.cat([run.sample(COUNT // CLASSES, seed=k, label=k).x for k in range(CLASSES)])
-    drawn = drawn.unflatten(0, (CLASSES, -1)).transpose(0, 1).flatten(0, 1) / 255
-    steps = run.resolved.training.steps
-    return drawn, {
-        "steps": steps,
-        "training": used,
-        "sampling": time.process_time() - started,
-        "calls": 2 * 18 - 1,
-        "labels": True,
-    }
+    by_class = [run.sample(COUNT // CLASSES, seed=k, label=k) for k in range(CLASSES)]
+    drawn = torch.stack([samples.x for samples in by_class], 1).flatten(0, 1) / 255  # in the order of `asked`
+    about = {"steps": run.resolved.training.steps, "training": used, "sampling": time.process_time() - started}
+    return drawn, {**about, "calls": by_class[0].evaluations, "labels": True}
 
 
 def printed(name: str, root: str | None, folder: Path, data: Path, seconds: float) -> tuple[Tensor, dict]:
@@ -208,6 +206,46 @@ def azula(name: str, root: str | None, folder: Path, data: Path, seconds: float)
 SYSTEMS = {"scorefield": ours, "song-ermon-2019": printed, "smalldiffusion": small, "azula": azula}
 
 
+def judge(name: str, home: Path, path: str) -> None:
+    """Class agreement and Fréchet distance on learned features, beside those of training rows."""
+    features, data = open_features(path), open_dataset(home / "data")
+    features.check(data)
+    held = features.of(np.asarray(data.x[data.held_out_rows]))[0]
+    some = data.train_rows[:: len(data.train_rows) // COUNT][:COUNT]
+    labels = data.labels(some)
+    assert labels is not None
+    sets = {"training rows": (np.asarray(data.x[some]), labels, {})}
+    for system in SYSTEMS:
+        if (home / system / "samples.npz").is_file():
+            with np.load(home / system / "samples.npz") as file:
+                x = (255 * file["x"]).round().astype(np.uint8)
+            sets[system] = (x, asked(), json.loads((home / system / "about.json").read_text()))
+    lines = [
+        "| | steps | seconds | calls | seconds for 1,000 | class agreement | Fréchet distance | without its bias |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    found = {}
+    for system, (x, y, about) in sets.items():
+        seen, probabilities = features.of(x)
+        assert probabilities is not None
+        agreement = class_agreement(probabilities.argmax(1), y) if about.get("labels", True) else None
+        generator = torch.Generator().manual_seed(0)
+        distance, limit = frechet_distance(seen, held, bootstrap=20, generator=generator), frechet_limit(seen, held)
+        costs = [f"{about[key]:,.0f}" if key in about else "" for key in ("steps", "training", "calls", "sampling")]
+        right = "" if agreement is None else f"{agreement.value:.3f} ± {agreement.standard_error:.3f}"
+        figures = [right, *(f"{e.value:.2f} ± {e.standard_error:.2f}" for e in (distance, limit))]
+        lines.append("| " + " | ".join([system, *costs, *figures]) + " |")
+        found[system] = about | {"distance": distance.value, "limit": limit.value}
+        found[system] |= {} if agreement is None else {"agreement": agreement.value}
+    text = f"{name}, {len(held):,} held-out rows, {features.title} ({features.dimension}):\n\n" + "\n".join(lines)
+    (RESULTS / f"images-{name}.md").write_text(text + "\n")
+    (RESULTS / f"images-{name}.json").write_text(json.dumps(found, indent=1) + "\n")
+    shown = torch.from_numpy(np.stack([x[:20] for x, _, _ in sets.values()])).float()
+    figure = plots.image_grid(shown, row_names=list(sets), value_range=(0, 255))
+    plots.save(figure, home / "samples.png")
+    print(f"{text}\n\npicture: {home / 'samples.png'}")
+
+
 def main() -> None:
     """Train what is missing, or judge what is there."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -234,8 +272,10 @@ def main() -> None:
             np.savez_compressed(folder / "samples.npz", x=x.clamp(0, 1).numpy(), y=asked().numpy())
             (folder / "about.json").write_text(json.dumps(about, indent=1) + "\n")
             print(options.data, name, about, flush=True)
+    elif options.features is None:
+        parser.error("judge needs --features, the folder that scorefield features DATA wrote")
     else:
-        raise SystemExit("judging comes with the features")
+        judge(options.data, home, options.features)
 
 
 if __name__ == "__main__":
