@@ -348,14 +348,14 @@ HEALTHY = {
 @pytest.mark.certify
 @pytest.mark.parametrize("kind", HEALTHY)
 def test_runs_of_default_length_are_healthy(tmp_path, monkeypatch, kind):
-    """2,000 steps, as `train` gives when nothing is said (600 for the digits)."""
+    """2,000 steps, as `train` gives when nothing is said."""
     monkeypatch.chdir(tmp_path)
     random = np.random.default_rng(0)
     mixing = np.array([[1.0, 0.4, 0.0], [0.0, 0.8, 0.3], [0.2, 0.0, 0.5]])
     np.save("normal.npy", random.normal(size=(5000, 3)) @ mixing)
     y = random.integers(0, 3, 5000)
     np.savez("labelled.npz", x=random.normal(size=(5000, 2)) + 2 * y[:, None] * [1.0, -0.5], y=y)
-    recipe = Recipe(**({"steps": 600 if kind == "digits" else 2000} | HEALTHY[kind]))
+    recipe = Recipe(**({"steps": 2000} | HEALTHY[kind]))
     trained(recipe, tmp_path / "run")
     found = examine("run")
     assert ill(found) == set(), [f for f in found if not f.healthy]

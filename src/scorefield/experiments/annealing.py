@@ -32,7 +32,7 @@ from scorefield.runs import Run
 from scorefield.samplers import Langevin, annealed_langevin, annealed_settings, chain
 from scorefield.settings import DataSettings, Recipe
 
-NAME, STEPS, ROWS, PARTICLES = "gaussian-mixture", 5000, 20_000, 2000
+NAME, STEPS, ROWS, PARTICLES = "gaussian-mixture", 3000, 20_000, 2000
 FLOOR = 3e-4  # of MMD², about twice its standard error
 BOX = (-4.5, 6.0, -4.5, 5.0)
 

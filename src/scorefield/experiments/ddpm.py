@@ -22,7 +22,7 @@ from torch import Tensor
 
 from scorefield import plots
 from scorefield.calculus import NoisyScore
-from scorefield.experiments.ncsn import distance, halves
+from scorefield.experiments.ncsn import COUNT, distance, halves
 from scorefield.experiments.outcome import Outcome
 from scorefield.experiments.trained import trained
 from scorefield.likelihood import ancestral_bound, dequantise
@@ -31,7 +31,7 @@ from scorefield.runs import Run
 from scorefield.runs.density import run_likelihood
 from scorefield.settings import Recipe
 
-TRAINING, STEPS, FLOW_ROWS, DRAWN = 700, (30, 100, 300, 1000), 64, 500
+TRAINING, STEPS, FLOW_ROWS = 700, (30, 100, 300, 1000), 64
 
 
 def experiment(folder: Path, *, root: Path | None, seed: int) -> Outcome:
@@ -62,8 +62,8 @@ def experiment(folder: Path, *, root: Path | None, seed: int) -> Outcome:
     plots.save(_shares(run, terms[STEPS[1]]), folder / "ddpm-terms.png")
     drawn, calls, apart = {}, {}, {}
     for sampler, steps in (("ancestral", 100), ("heun", 18)):
-        samples = run.sample(DRAWN, seed=seed, sampler=sampler, steps=steps)
-        drawn[sampler], calls[sampler] = samples.x[:20], samples.evaluations
+        samples = run.sample(COUNT, seed=seed, sampler=sampler, steps=steps)
+        drawn[sampler], calls[sampler] = samples.x[:12], samples.evaluations
         apart[sampler] = distance(run, run.dataset.info.scaling.apply(samples.x.numpy()), seed)
     names = [f"{name}, {calls[name]} calls" for name in drawn]
     figure = plots.image_grid(torch.stack(list(drawn.values())), row_names=names, value_range=(0, 16), smooth=True)
@@ -72,7 +72,7 @@ def experiment(folder: Path, *, root: Path | None, seed: int) -> Outcome:
         f"More steps tighten the bound: {table[0][4]:.2f} bits per dimension with {STEPS[0]} steps, {table[3][4]:.2f} "
         f"with {STEPS[-1]}; the flow's own model has {flow.value:.2f} ± {flow.standard_error:.2f}. Nearly all of it is "
         f"steps and decoder, the prior costs {table[3][1]:.2g}.",
-        f"Fréchet distance of {DRAWN} samples: {apart['ancestral']:.2f} by ancestral sampling ({calls['ancestral']} "
+        f"Fréchet distance of {COUNT} samples: {apart['ancestral']:.2f} by ancestral sampling ({calls['ancestral']} "
         f"calls), {apart['heun']:.2f} by Heun's method on the flow ({calls['heun']} calls), {halves(run, seed):.2f} "
         "between halves of the data.",
     )
