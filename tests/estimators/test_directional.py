@@ -5,7 +5,8 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from fuzzing import QUIET
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from laws import legendre
 from mapped import Mapped
@@ -378,9 +379,6 @@ def finite_or_refused(table):
         for value in (fit.theta_, fit.covariance_, fit.hessian_, fit.objective_, fit.score_function(x)):
             assert np.isfinite(value).all()
         assert np.isfinite(fit.sample(3, random_state=0)).all()
-
-
-QUIET = {"deadline": None, "derandomize": True, "database": None, "suppress_health_check": list(HealthCheck)}
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -5,7 +5,8 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from fuzzing import QUIET, finite_graph_or_refused
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from laws import legendre, product
 from sklearn.utils.estimator_checks import check_estimator
@@ -311,28 +312,11 @@ def tables(draw):
     return x, w, search | form
 
 
-WAY_OUT = ("must", "need", "give", "drop", "rescale", "minimum of", "infinity", "NaN")
-
-
-def finite_or_refused(table):
-    x, w, how = table
-    try:
-        fit = NonNegativeGraphicalModel(**how).fit(x, sample_weight=w)
-    except ValueError as error:
-        assert any(word in str(error) for word in WAY_OUT), error
-        return
-    for value in (fit.theta_, fit.precision_, fit.objective_, getattr(fit, "covariance_", 0.0)):
-        assert np.isfinite(value).all()
-
-
-QUIET = {"deadline": None, "derandomize": True, "database": None, "suppress_health_check": list(HealthCheck)}
-
-
 @pytest.mark.filterwarnings("ignore")
 @settings(max_examples=100, **QUIET)
 @given(tables())
 def test_any_rows_end_in_a_finite_fit_or_a_refusal(table):
-    finite_or_refused(table)
+    finite_graph_or_refused(NonNegativeGraphicalModel, table)
 
 
 @pytest.mark.certify
@@ -340,4 +324,4 @@ def test_any_rows_end_in_a_finite_fit_or_a_refusal(table):
 @settings(max_examples=2000, **QUIET)
 @given(tables())
 def test_two_thousand_tables_end_in_a_finite_fit_or_a_refusal(table):
-    finite_or_refused(table)
+    finite_graph_or_refused(NonNegativeGraphicalModel, table)

@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from fuzzing import QUIET
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from laws import legendre, product, triangle
 from mapped import Mapped
@@ -284,9 +285,6 @@ def finite_or_refused(table):
         return
     for value in (fit.theta_, fit.covariance_, fit.hessian_, fit.objective_, fit.score(u)):
         assert np.isfinite(value).all()
-
-
-QUIET = {"deadline": None, "derandomize": True, "database": None, "suppress_health_check": list(HealthCheck)}
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -11,7 +11,7 @@ from scorefield.data import Scaling
 from scorefield.densities import Gaussian, GaussianMixture
 from scorefield.experiments import annealing, ddpm, manifold, ncsn
 from scorefield.noise import VP, Levels
-from scorefield.samplers import annealed_langevin
+from scorefield.samplers import annealed_langevin, time_grid
 
 
 def test_the_strength_of_an_exact_score_is_its_own_and_bounded_by_the_gaussians():
@@ -48,7 +48,7 @@ def test_fewer_and_shorter_steps_end_farther_from_the_law():
 def test_the_grid_of_the_bound_is_even_in_the_logarithm_of_noise_over_signal():
     """Equal ratios of sigma/alpha, from t_max down to t_min."""
     noise = VP()
-    times = ddpm.even_times(noise, 12)
+    times = time_grid(noise, 12, spacing="log-snr")
     logs = (noise.sigma(times) / noise.alpha(times)).log()
     assert (times[0], times[-1]) == (noise.t_max, noise.t_min)
     assert torch.allclose(logs.diff(), logs.diff().mean().expand(12), rtol=1e-6)

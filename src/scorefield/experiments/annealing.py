@@ -21,10 +21,9 @@ from torch import Tensor
 
 from scorefield import plots
 from scorefield.calculus import NoisyScore, inner
-from scorefield.data import open_dataset, prepare
 from scorefield.densities import GaussianMixture, toy
 from scorefield.experiments.outcome import Outcome
-from scorefield.experiments.trained import trained
+from scorefield.experiments.trained import stored, trained
 from scorefield.fields import at
 from scorefield.metrics import mmd
 from scorefield.noise import Levels
@@ -124,11 +123,7 @@ def gaussian_power(covariance: Tensor, sigma: Tensor) -> Tensor:
 
 def digits_covariance(folder: Path, seed: int) -> Tensor:
     """The covariance of the bundled digits in units of all pixels' spread, (64, 64)."""
-    data = (
-        open_dataset(folder)
-        if (folder / "dataset.json").is_file()
-        else prepare(DataSettings("digits"), folder, seed=seed)
-    )
+    data = stored(DataSettings("digits"), folder, seed=seed)
     return torch.cov(data.x_scaled(data.train_rows).flatten(1).double().T)
 
 

@@ -26,9 +26,9 @@ from scorefield.experiments.ncsn import COUNT, distance, halves
 from scorefield.experiments.outcome import Outcome
 from scorefield.experiments.trained import trained
 from scorefield.likelihood import ancestral_bound, dequantise
-from scorefield.noise import Noise
 from scorefield.runs import Run
 from scorefield.runs.density import run_likelihood
+from scorefield.samplers import time_grid
 from scorefield.settings import Recipe
 
 TRAINING, STEPS, FLOW_ROWS = 700, (30, 100, 300, 1000), 64
@@ -91,25 +91,19 @@ def bits(run: Run, score: NoisyScore, u: Tensor, steps: int, generator: torch.Ge
         run: gives the schedule and the units.
         score: the learned score.
         u: dequantised rows in scaled units, (B, *D).
-        steps: of the ancestral model, on `even_times`.
+        steps: of the ancestral model, even in log(sigma/alpha), where the bound is tight near the data too.
         generator: source of the noise.
 
     Returns:
         prior (B,), steps (n, B) and decoder (B,), which takes in the width of the grid.
     """
     dimension = u[0].numel()
-    found = ancestral_bound(score, run.noise, u, times=even_times(run.noise, steps), variance=1.0, generator=generator)
+    found = ancestral_bound(
+        score, run.noise, u, times=time_grid(run.noise, steps, spacing="log-snr"), variance=1.0, generator=generator
+    )
     width = dimension * math.log(1.0 / float(run.dataset.info.scaling.scale))
     unit = dimension * math.log(2)
     return {"prior": found.prior / unit, "steps": found.steps / unit, "decoder": (found.decoder - width) / unit}
-
-
-def even_times(noise: Noise, n: int) -> Tensor:
-    """The grid of n + 1 times on which log(sigma/alpha) is evenly spaced: tight near the data too."""
-    ends = torch.tensor([noise.t_max, noise.t_min], dtype=torch.float64)
-    high, low = (noise.sigma(ends) / noise.alpha(ends)).log().tolist()
-    inside = noise.time_at(torch.linspace(high, low, n + 1, dtype=torch.float64)[1:-1].exp())
-    return torch.cat([ends[:1], inside, ends[1:]])
 
 
 def _total(terms: dict[str, Tensor]) -> Tensor:
@@ -120,7 +114,7 @@ def _shares(run: Run, terms: dict[str, Tensor]) -> Figure:
     """Each step's share of the bound against the time it leaves."""
     mean = terms["steps"].mean(1)
     error = terms["steps"].std(1) / terms["steps"].shape[1] ** 0.5
-    times = even_times(run.noise, len(mean))
+    times = time_grid(run.noise, len(mean), spacing="log-snr")
     ratio = run.noise.sigma(times) / run.noise.alpha(times)
     return plots.curves(
         ratio[:-1],

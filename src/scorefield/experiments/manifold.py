@@ -19,9 +19,10 @@ from torch import Tensor
 
 from scorefield import plots
 from scorefield.calculus import Generator
-from scorefield.data import Batch, Dataset, open_dataset, prepare
+from scorefield.data import Batch
 from scorefield.diagnostics import levina_bickel, two_nn
 from scorefield.experiments.outcome import Outcome
+from scorefield.experiments.trained import stored
 from scorefield.fields import ScoreModel
 from scorefield.networks import MLP
 from scorefield.objectives import sliced
@@ -75,15 +76,12 @@ def experiment(folder: Path, *, root: Path | None, seed: int) -> Outcome:
 def rows(folder: Path, root: Path | None, seed: int) -> tuple[Tensor, str]:
     """Rows of a thin set, (n, D), each column in units of all pixels' spread."""
     name = "digits" if root is None else "cifar10"
-    data = _data(folder / f"{name}-data", DataSettings(name, None if root is None else str(root)), seed)
+    settings = DataSettings(name, None if root is None else str(root))
+    data = stored(settings, folder / f"{name}-data", seed=seed)
     x = data.x_scaled(data.train_rows[:ROWS]).flatten(1)
     if root is not None:
         return x, "CIFAR-10"
     return torch.cat([x, torch.zeros(len(x), PADDING)], 1), f"digits, {PADDING} empty columns beside them"
-
-
-def _data(folder: Path, settings: DataSettings, seed: int) -> Dataset:
-    return open_dataset(folder) if (folder / "dataset.json").is_file() else prepare(settings, folder, seed=seed)
 
 
 def losses(x: Tensor, seed: int) -> np.ndarray:

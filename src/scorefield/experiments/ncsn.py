@@ -48,7 +48,7 @@ def experiment(folder: Path, *, root: Path | None, seed: int) -> Outcome:
         today, printed = both(folder, name, place, seed)
         lines = curve(today, printed, seed)
         rows += [(name, *line) for line in lines]
-        plots.save(cost(lines, halves(today, seed), name), folder / f"ncsn-{name}-cost.png")
+        plots.save(cost(lines, name), folder / f"ncsn-{name}-cost.png")
         plots.save(panels(today, printed, seed), folder / f"ncsn-{name}-samples.png")
         plots.save(inpainted(today, seed), folder / f"ncsn-{name}-inpainted.png")
         pictures |= {
@@ -159,7 +159,7 @@ def _principal(run: Run, seed: int) -> tuple[Tensor, Tensor]:
     return real, torch.linalg.svd(real - real.mean(0), full_matrices=False).Vh[:COMPONENTS].T
 
 
-def cost(lines: list[tuple[str, int, float, float, float]], floor: float, name: str) -> Figure:
+def cost(lines: list[tuple[str, int, float, float, float]], name: str) -> Figure:
     """Fréchet distance against calls, and against seconds."""
     figure = Figure(figsize=(7.6, 3.2), dpi=plots.DPI, layout="constrained")
     for axes, column, label in zip(
@@ -168,7 +168,7 @@ def cost(lines: list[tuple[str, int, float, float, float]], floor: float, name: 
         for recipe, colour, mark in (("2019", plots.COLOURS[1], "s"), ("today", plots.COLOURS[0], "o")):
             points = sorted((line[column], line[3]) for line in lines if line[0] == recipe and np.isfinite(line[3]))
             axes.plot(*zip(*points, strict=True), color=colour, marker=mark, markersize=4, linewidth=1.4, label=recipe)
-        axes.axhline(floor, color="#868c96", linewidth=1, linestyle=":", label="two halves of real data")
+        axes.axhline(lines[0][4], color="#868c96", linewidth=1, linestyle=":", label="two halves of real data")
         axes.set(xscale="log", yscale="log", xlabel=label)
         plots.dress(axes, None)
     figure.axes[0].set_ylabel("Fréchet distance", fontsize=9)

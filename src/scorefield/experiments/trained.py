@@ -1,4 +1,4 @@
-"""What the experiments train: a run of a recipe kept in their folder, and its score in the units of the data."""
+"""What the experiments keep in their folder: data, the run of a recipe, and its score in the units of the data."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from scorefield.calculus import Score
+from scorefield.data import Dataset, open_dataset, prepare
 from scorefield.densities import Density
 from scorefield.runs import Run
-from scorefield.settings import Recipe
+from scorefield.settings import DataSettings, Recipe
 
 
 def trained(recipe: Recipe, folder: Path) -> Run:
@@ -21,6 +22,11 @@ def trained(recipe: Recipe, folder: Path) -> Run:
         for _ in run.train():
             pass
     return run
+
+
+def stored(settings: DataSettings, folder: Path, *, seed: int) -> Dataset:
+    """A data set in the folder: prepared, or found there."""
+    return open_dataset(folder) if (folder / "dataset.json").is_file() else prepare(settings, folder, seed=seed)
 
 
 def rows_of(law: Density, file: Path, *, count: int, seed: int) -> str:

@@ -33,33 +33,36 @@ def lead(run: Run) -> str:
 
 def samples(run: Run, count: int, seed: int) -> Panel:
     """Samples, and beneath each the training row that is nearest to it."""
-    data, drawn = run.dataset, run.sample(SHOWN, seed=seed)
-    scaled = data.info.scaling.apply(drawn.x.numpy()).flatten(1).double()
-    some = data.train_rows[:20_000]
-    train = data.x_scaled(some).flatten(1).double()
-    nearest = torch.cdist(scaled, train).argmin(1).numpy()
-    said = Words(
-        "A sample that is its own neighbour was memorised; samples far from all neighbours are blurred. The distances "
-        "stand among the figures below."
+    data, said = (
+        run.dataset,
+        Words(
+            "A sample that is its own neighbour was memorised; samples far from all neighbours are blurred. The distances "
+            "stand among the figures below."
+        ),
     )
     if data.info.kind == "image":
-        pairs = np.stack([drawn.x.numpy(), np.asarray(data.x[some[nearest]], dtype=np.float64)], 1)
-        low, high = float(np.min(data.x[some])), float(np.max(data.x[some]))
-        sheets = [tiles(pairs[:, row], 8, low, high) for row in (0, 1)]
-        below = "the nearest training image of each, in the same places"
-        return Panel(
-            (
-                Picture(sheets[0], f"{SHOWN} samples", "Samples", tiles=True),
-                Picture(sheets[1], below, "Nearest in training", tiles=True),
-                said,
-            )
-        )
+        return Panel((*_beside_their_neighbours(run, run.sample(SHOWN, seed=seed).x), said))
     names, axes = _names(run), (0, min(1, data.shape[0] - 1))
-    x = np.asarray(data.x[some[:2000]], dtype=np.float64)
+    x = np.asarray(data.x[data.train_rows[:2000]], dtype=np.float64)
     many = run.sample(500, seed=seed).x.double().numpy()
     figure = _pairs(x[:, axes], many[:, axes], [names[k] for k in axes])
     alt = f"500 samples over training rows, in the coordinates {names[axes[0]]} and {names[axes[1]]}"
     return Panel((picture(figure, alt, "Training rows: dots. Samples: crosses."), said))
+
+
+def _beside_their_neighbours(run: Run, x: Tensor) -> tuple[Picture, Picture]:
+    """Images, and the training image nearest to each."""
+    data, some = run.dataset, run.dataset.train_rows[:20_000]
+    scaled = data.info.scaling.apply(x.numpy()).flatten(1).double()
+    nearest = torch.cdist(scaled, data.x_scaled(some).flatten(1).double()).argmin(1).numpy()
+    real = np.asarray(data.x[some])
+    low, high = float(real.min()), float(real.max())
+    above, below = (tiles(images.astype(np.float64), 8, low, high) for images in (x.numpy(), real[nearest]))
+    alt = "the nearest training image of each, in the same places"
+    return (
+        Picture(above, f"{len(x)} samples", "Samples", tiles=True),
+        Picture(below, alt, "Nearest in training", tiles=True),
+    )
 
 
 def particles(run: Run, count: int, seed: int) -> Panel:
@@ -106,7 +109,7 @@ def field(run: Run, count: int, seed: int) -> Panel:
     model_dtype = next(run.load_model().parameters()).dtype
     pictures = []
     for sigma in FIELD_LEVELS if run.recipe.at_all_levels else (None,):
-        score = run.score if sigma is None else at(run.score, _time(run, sigma))
+        score = run.score if sigma is None else at(run.score, run.noise.time_at(torch.tensor(sigma)))
 
         def in_plane(u: Tensor, score: Any = score) -> Tensor:
             full = (centre + u.double() @ basis).to(model_dtype).unflatten(1, data.shape)
@@ -201,13 +204,6 @@ def _smooth(values: list[float], weight: float = 0.98) -> np.ndarray:
 
 def _names(run: Run) -> list[str]:
     return list(run.dataset.info.columns) or [f"x{k + 1}" for k in range(run.dataset.shape[0])]
-
-
-def _time(run: Run, sigma: float) -> Tensor:
-    """The time at which the noise over the signal is nearest to this."""
-    t = run.noise.times(400)
-    ratio = (run.noise.sigma(t) / run.noise.alpha(t)).log()
-    return t[(ratio - math.log(sigma)).abs().argmin()]
 
 
 def _plane(run: Run, x: Tensor) -> tuple[Tensor, str]:
