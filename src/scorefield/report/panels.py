@@ -33,12 +33,10 @@ def lead(run: Run) -> str:
 
 def samples(run: Run, count: int, seed: int) -> Panel:
     """Samples, and beneath each the training row that is nearest to it."""
-    data, said = (
-        run.dataset,
-        Words(
-            "A sample that is its own neighbour was memorised; samples far from all neighbours are blurred. The distances "
-            "stand among the figures below."
-        ),
+    data = run.dataset
+    said = Words(
+        "A sample that is its own neighbour was memorised; samples far from all neighbours are blurred. The distances "
+        "stand among the figures below."
     )
     if data.info.kind == "image":
         return Panel((*_beside_their_neighbours(run, run.sample(SHOWN, seed=seed).x), said))
