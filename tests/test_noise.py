@@ -300,6 +300,7 @@ def test_what_is_given_of_a_schedule_is_kept_and_the_rest_is_chosen():
         1.0, 0.01, 10, ("sigma_max 1: as given", "sigma_min 0.01: as given", "10 levels: as given")
     )
     assert VE.from_data(x, sigma_min=0.5).sigma_min == 0.5
+    assert VE.from_data(x, sigma_max=1e-6).sigma_min == 5e-7  # a chosen end stays below half of the given one
     with pytest.raises(ValueError, match="sigma_min must be < sigma_max"):
         VE.from_data(x, sigma_min=50.0, sigma_max=40.0)
 

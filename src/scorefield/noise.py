@@ -329,7 +329,6 @@ def _ends_from_data(
     nearest = positive.min(1).values.median().item()
     floor = 1e-3 * (sample - sample.mean(0)).square().mean().sqrt().item()
     by_neighbours = 0.1 * nearest / math.sqrt(sample.shape[1])
-    low = min(max(by_neighbours, floor), high / 2)
     source = f"{len(sample)} of {len(x)} rows"
     why_high = f"the largest pairwise distance among {source}"
     why_low = (
@@ -337,6 +336,7 @@ def _ends_from_data(
         "0.001 of the data's standard deviation"
     )
     high, why_high = (high, why_high) if given_max is None else (given_max, "as given")
+    low = min(max(by_neighbours, floor), high / 2)
     low, why_low = (low, why_low) if given_min is None else (given_min, "as given")
     return low, high, (f"sigma_max {high:.4g}: {why_high}", f"sigma_min {low:.4g}: {why_low}")
 

@@ -86,7 +86,7 @@ def doctor(options: DoctorOptions) -> int:
     torch.set_num_threads(1)  # small networks on small batches gain nothing from more
     started, console = time.perf_counter(), show.console(quiet=options.json)
     how = How(options.sampler, options.steps, options.step_size, options.epsilon, options.seed)
-    with console.status(f"examining {options.target} …"):
+    with console.status(f"examining {escape(options.target)} …"):
         found = examine(
             options.target, root=options.root, label_column=options.label_column, count=options.rows, how=how
         )

@@ -156,16 +156,15 @@ def _discrete(patient: Patient, data: Dataset, x: NDArray) -> Finding:
     sigma, image = smallest_noise(patient), data.info.kind == "image"
     if not image:  # rows that are there twice and columns that do not vary are other findings
         x = x[~repeated_rows(x)]
-    columns = x.reshape(len(x), -1).T
+    looked = [] if image else [atoms(column) for column in x.T]
     if image:
-        spacing = atoms(columns.ravel()[:200_000]).spacing / float(data.info.scaling.scale)
+        spacing = atoms(x.reshape(-1)[:200_000]).spacing / float(data.info.scaling.scale)
         name, tied = "pixels", len(x)
     else:
-        looked = [atoms(column) for column in columns]
         constant = set(constant_columns(x).tolist())
         worst = int(np.argmax([-1 if j in constant else a.tied for j, a in enumerate(looked)]))
         name, tied = data.info.columns[worst], looked[worst].tied
-        spacing = looked[worst].spacing / float(np.broadcast_to(data.info.scaling.scale, len(columns))[worst])
+        spacing = looked[worst].spacing / float(np.broadcast_to(data.info.scaling.scale, x.shape[1])[worst])
     grid = f", on a grid of {spacing:.3g} standard deviations" if spacing else ""
     evidence = f"{name}: {tied / len(x):.1%} of the rows share their value with another{grid}"
     if image:
@@ -175,15 +174,13 @@ def _discrete(patient: Patient, data: Dataset, x: NDArray) -> Finding:
     hidden = sigma is not None and spacing > 0 and 2 * sigma >= spacing
     if hidden and sigma is not None:
         evidence += f"; noise of {sigma:.3g} leaves {ripple(spacing, sigma):.1%} of it"
-    spaced = [a.spacing for a in (atoms(column) for column in columns)]
+    spaced = [float(a.spacing) for a in looked]
     return judged(
         "discrete",
         hidden or at_least(tied, len(x)) <= ATOMS,
         f"{evidence} (tolerated: {ATOMS:.0%}, or noise of half the grid's spacing)",
         _GRID,
-        patient.mend(
-            "slice(None)", f"x + np.random.default_rng(0).uniform(-0.5, 0.5, x.shape) * {[float(s) for s in spaced]}"
-        ),
+        patient.mend("slice(None)", f"x + np.random.default_rng(0).uniform(-0.5, 0.5, x.shape) * {spaced}"),
     )
 
 
@@ -195,7 +192,7 @@ _GRID = (
 
 def _dimension(patient: Patient, data: Dataset, x: Tensor, *, grid: bool) -> Finding:
     if data.info.kind == "vector":
-        x = x[:, [j for j in range(x.shape[1]) if j not in set(constant_columns(x.numpy()))]]
+        x = x[:, np.setdiff1d(np.arange(x.shape[1]), constant_columns(x.numpy()))]
     d, sigma = x.shape[1], smallest_noise(patient)
     if d < 2:
         return skipped("dimension", "one column that varies, or none")

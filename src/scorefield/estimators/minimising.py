@@ -144,8 +144,10 @@ def newton(
     """
     value, slope = both(theta)
     for k in range(max_iter):
+        if np.abs(slope).max() <= tol or not np.isfinite(value):
+            return theta, k
         bend = hessian(theta)
-        if np.abs(slope).max() <= tol or not (np.isfinite(value) and np.isfinite(bend).all()):
+        if not np.isfinite(bend).all():
             return theta, k
         values, vectors = np.linalg.eigh(bend)
         seen = np.abs(values) > 1e-12 * np.abs(values).max()
