@@ -8,9 +8,10 @@ Each system trains on one thread until it has used so many seconds of processor 
 work beside it does not count), draws 1,000 samples and keeps them under build/images/DATA/SYSTEM; what is there is not
 done again. The peers' networks are those of their tutorials, made narrower where that was better in as little time:
 smalldiffusion's Unet (32 channels in place of 64; AdamW 7e-4, moving average 0.99, 20 steps at gam 1.6), azula's UNet
-under its KarrasDenoiser (AdamW 1e-3, moving average 0.99, 20 steps of Heun). Song & Ermon's recipe has our U-Net in
-place of their RefineNet and is as printed otherwise: ten levels from 1 to 0.01 on pixels in [0, 1], no labels, Adam
-1e-3, annealed Langevin from uniform noise with epsilon 2e-5 and T = 100: 1,000 calls a sample.
+under its KarrasDenoiser (AdamW 1e-3, moving average 0.99, 20 steps of Heun). Everything is trained in bfloat16, which
+is faster than float32 for the peers, and sampled in float32. Song & Ermon's recipe has our U-Net in place of their
+RefineNet and is as printed otherwise: ten levels from 1 to 0.01 on pixels in [0, 1], no labels, Adam 1e-3, annealed
+Langevin from uniform noise with epsilon 2e-5 and T = 100: 1,000 calls a sample.
 """
 
 from __future__ import annotations
@@ -86,7 +87,9 @@ def plain_loop(
     started, step = time.process_time(), 0
     for step, (images, labels) in enumerate(batches(x, y), start=1):
         optimizer.zero_grad()
-        loss(images, labels).backward()
+        with torch.autocast("cpu", torch.bfloat16):  # a third less time a step for both peers, measured
+            value = loss(images, labels)
+        value.backward()
         optimizer.step()
         with torch.no_grad():
             for mean, now in zip(average.parameters(), model.parameters(), strict=True):
@@ -124,8 +127,7 @@ def printed(name: str, root: str | None, folder: Path, data: Path, seconds: floa
 
     def loss(x: Tensor, y: Tensor) -> Tensor:
         t = noise.times(9)[torch.randint(10, (len(x),))]
-        with torch.autocast("cpu", torch.bfloat16):
-            return noise_conditional(model, x, noise=noise, t=t).mean()
+        return noise_conditional(model, x, noise=noise, t=t).mean()
 
     learned, steps, used = plain_loop(model, loss, data, seconds, 1e-3, 0.0)
     score, drawn, started = given(learned, None), [], time.process_time()

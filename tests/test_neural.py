@@ -88,7 +88,7 @@ def test_denoise_is_the_posterior_mean(silent):
     fit, x, law = silent
     for sigma in (fit.noise_range_[0], 0.5, 2.0):
         expected = law.mean + (x - law.mean) / (1 + sigma**2)
-        assert np.allclose(fit.denoise(x, sigma), expected, rtol=0, atol=1e-5 * x.std(0).max())
+        assert np.allclose(fit.denoise(x, sigma), expected, rtol=0, atol=1e-9 * x.std(0).min())
     with pytest.raises(ValueError, match="sigma must lie in"):
         fit.denoise(x, 1e3)
 

@@ -99,6 +99,23 @@ def test_zarr_in_shards_and_with_names_as_labels_is_read(tmp_path):
     assert data.info.classes == ("a", "bb")
 
 
+@pytest.mark.filterwarnings("ignore:The data type")
+@pytest.mark.parametrize(
+    ("x", "error", "words"),
+    [
+        (np.array([["a", "b"]] * 9), TypeError, ("d.zarr", "must hold numbers", "choose the numeric part")),
+        (np.array(["long", "texts"] * 9, np.dtypes.StringDType()), TypeError, ("d.zarr", "must hold numbers")),
+        (np.ones((9, 2), complex), TypeError, ("d.zarr", "complex128", "choose the numeric part")),
+        (np.ones((9, 0)), ValueError, ("(9, 0)", "holds no values")),
+        (np.ones((0, 3)), ValueError, ("at least 2 rows", "got 0")),
+    ],
+    ids=["text", "long text", "complex", "no columns", "no rows"],
+)
+def test_zarr_without_numbers_is_refused_in_our_words(tmp_path, x, error, words):
+    zarr.create_array(str(tmp_path / "d.zarr"), data=x)
+    refused(tmp_path / "d.zarr", *words, error=error)
+
+
 class Bomb:
     def __init__(self, mark):
         self.mark = mark

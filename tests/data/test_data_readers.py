@@ -320,7 +320,7 @@ def idx(path, values):
 def test_idx_files_are_read_and_checked(tmp_path, end):
     pixels, digit = RNG.integers(0, 256, (12, 4, 5), dtype=np.uint8), np.arange(12, dtype=np.uint8) % 3
     root = tmp_path / "root"
-    refused(tmp_path, "mnist", "root", "train-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+    refused(tmp_path, "mnist", "root", "train-images-idx3-ubyte", "train-labels-idx1-ubyte")
     refused(tmp_path, "mnist", "train-images-idx3-ubyte", str(root), root=str(root))
     root.mkdir()
     file = idx(root / f"train-images-idx3-ubyte{end}", pixels)

@@ -45,8 +45,11 @@ def test_the_classifier_is_kept_with_its_accuracy_on_rows_it_did_not_see(folder,
 
 
 def test_the_same_seed_learns_the_same_features(tmp_path):
+    """And the program's own random numbers stay where they were."""
+    before = torch.random.get_rng_state()
     for name in ("a", "b"):
         list(learn_features(DataSettings("digits"), tmp_path / name, steps=2, seed=3))
+    assert torch.equal(torch.random.get_rng_state(), before)
     a, b = ((tmp_path / name / "features.safetensors").read_bytes() for name in ("a", "b"))
     assert a == b
 

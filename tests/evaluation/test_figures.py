@@ -1,6 +1,7 @@
 """The judgement of a run: figures with known answers on runs whose samples are planted."""
 
 import dataclasses
+import json
 import math
 
 import numpy as np
@@ -11,6 +12,7 @@ from conftest import trained
 from scorefield.calculus import score_of
 from scorefield.densities import toy
 from scorefield.evaluation import Row, evaluate, loss_by_level
+from scorefield.evaluation.sets import choose_sets
 from scorefield.metrics import Estimate
 from scorefield.samplers import Samples
 from scorefield.settings import MLPSize, Recipe
@@ -67,6 +69,25 @@ def test_real_images_pass_as_real(judged):
     assert rows["data-copying score"].samples.value < -10
     assert rows["data-copying score"].samples.p_value < 1e-6
     assert rows["nearest real image is a training image"].real.value == pytest.approx(0.9, abs=1e-3)
+
+
+def test_images_of_few_pixels_are_judged_by_as_many_components(tmp_path):
+    """Images of 4 x 4 pixels have 16 principal components, and their own rows pass as real."""
+    x = np.random.default_rng(0).normal(size=(400, 1, 4, 4)).astype(np.float32)
+    np.save(tmp_path / "small.npy", x)
+    run = trained(Recipe(str(tmp_path / "small.npy"), network="mlp", mlp=MLPSize(8, 1), steps=1), tmp_path / "run")
+    rows = figures(Planted(run, torch.from_numpy(x)), count=100)
+    limit = rows["Fréchet distance on 16 principal components, n → ∞"].samples
+    assert abs(limit.value) < 4 * limit.standard_error
+
+
+def test_only_all_held_out_rows_keep_their_classes_shares(digits_run):
+    """A part of the held-out rows is drawn at random, so that halves of it are not taken class by class."""
+    data = digits_run.dataset
+    held = len(data.held_out_rows)
+    whole, part = (choose_sets(digits_run, torch.zeros(n, *data.shape), None, None, 0) for n in (held, held - 1))
+    assert whole.strata is not None and torch.equal(whole.strata, whole.held_out_labels)
+    assert part.strata is None and part.held_out_labels is not None
 
 
 def test_held_out_images_are_no_copies(digits_run):
@@ -142,8 +163,8 @@ def test_loss_by_level_of_a_zero_field_is_one(digits_run, monkeypatch):
 def test_rows_go_to_json_and_back():
     """What is stored beside a run is what was measured."""
     row = Row("name", Estimate(1.5, 0.1, 10, (1.3, 1.7), "m"), Estimate(3.0, None, 5, None, "m"), "reading")
-    again = Row.from_json({k: v for k, v in row.to_json().items() if k != "ratio"})
-    assert again.samples == row.samples and again.real == row.real and math.isclose(row.to_json()["ratio"], 0.5)
+    assert Row.from_json(json.loads(json.dumps(row.to_json()))) == row
+    assert math.isclose(row.to_json()["ratio"], 0.5)
 
 
 def test_bad_requests_are_refused(vector_run, digits_run):

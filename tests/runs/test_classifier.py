@@ -185,6 +185,10 @@ def test_runs_that_do_not_go_together_are_refused(runs, digits_run, tmp_path):
         ValueError, match=r"must know noise up to 15\d times its data's spread, .*; train it with --noise vp"
     ):
         loud.sample(1, classifier=runs["ve"])
+    how = {"label_dropout": 0.0, "steps": 1, "mlp": MLPSize(4, 1)}
+    labelled = trained(Recipe(str(runs["ve"].recipe.data), **how), tmp_path / "labelled")
+    with pytest.raises(ValueError, match="a classifier needs a run that saw some labels hidden .label_dropout > 0."):
+        labelled.sample(1, classifier=runs["ve"])
     one = trained(Recipe(runs["score"].recipe.data, objective="sliced", steps=1, mlp=MLPSize(4, 1)), tmp_path / "one")
     with pytest.raises(RuntimeError, match="has no schedule: objective sliced learns one law"):
         one.sample(1, classifier=runs["ve"])

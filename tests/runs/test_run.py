@@ -371,7 +371,7 @@ def test_guidance_without_labels_is_refused(digits_run, vector_run, tmp_path):
     with pytest.raises(ValueError, match="scale must be a finite number >= 0, got -1.0"):
         digits_run.sample(2, guidance=-1.0)
     run = trained(small_recipe(label_dropout=0.0, steps=2), tmp_path / "all")
-    with pytest.raises(ValueError, match="trained with some labels hidden, got 2.0"):
+    with pytest.raises(ValueError, match="guidance, got 2.0, needs a run that saw some labels hidden"):
         run.sample(2, guidance=2.0)
     one = trained(small_recipe(objective="denoising", sigma=0.3, steps=2), tmp_path / "one")
     with pytest.raises(ValueError, match="guidance needs all noise levels, got 2.0 for a run of objective denoising"):

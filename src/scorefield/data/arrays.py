@@ -84,20 +84,9 @@ def _read_rows(path: Path, file: IO[str], label_column: str | None, only: Sequen
     reader = csv.reader(file)
     header = [name.strip() for name in next(reader, [])]
     _check_header(path, header)
-    if label_column is not None and label_column not in header:
-        near = nearest(label_column, header)
-        raise ValueError(f"label_column {label_column!r} is not among the columns {', '.join(header)} of {path}{near}")
+    columns = choose_columns(path, header, label_column, only)
     at = None if label_column is None else header.index(label_column)
-    unknown = [name for name in only or () if name not in header]
-    if unknown:
-        near = nearest(unknown[0], header)
-        raise ValueError(f"columns must be among {', '.join(header)} of {path}, got {unknown[0]!r}{near}")
-    if only is not None and len(set(only)) < len(only):
-        raise ValueError(f"columns must differ, got {', '.join(only)}; name each once")
-    columns = [name for name in only or header if name != label_column]
     places = [header.index(name) for name in columns]
-    if not columns:
-        raise ValueError(f"{path} has no column besides the labels {label_column!r}; add the columns to learn from")
     numbers, labels = array("d"), []
     for row, (line, cells) in enumerate(_even_rows(path, reader, len(header)), start=1):
         if at is not None:
@@ -120,6 +109,27 @@ def _read_rows(path: Path, file: IO[str], label_column: str | None, only: Sequen
         )
     x = np.frombuffer(numbers, dtype=np.float64).reshape(-1, len(columns)) if numbers else np.empty((0, len(columns)))
     return Table(x, None if at is None else np.array(labels, dtype=str), tuple(columns))
+
+
+def choose_columns(path: Path, names: list[str], label_column: str | None, only: Sequence[str] | None) -> list[str]:
+    """The columns to learn from: `only` these, or all, without the labels'.
+
+    Raises:
+        ValueError: an unknown column, one named twice, or none left.
+    """
+    shown = ", ".join(names)
+    if label_column is not None and label_column not in names:
+        near = nearest(label_column, names)
+        raise ValueError(f"label_column {label_column!r} is not among the columns {shown} of {path}{near}")
+    unknown = [name for name in only or () if name not in names]
+    if unknown:
+        raise ValueError(f"columns must be among {shown} of {path}, got {unknown[0]!r}{nearest(unknown[0], names)}")
+    if only is not None and len(set(only)) < len(only):
+        raise ValueError(f"columns must differ, got {', '.join(only)}; name each once")
+    chosen = [name for name in only or names if name != label_column]
+    if not chosen:
+        raise ValueError(f"{path} has no column besides the labels {label_column!r}; add the columns to learn from")
+    return chosen
 
 
 def _check_header(path: Path, header: list[str]) -> None:

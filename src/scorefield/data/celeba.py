@@ -35,7 +35,7 @@ def read_celeba(name: str, root: str | None, attribute: str | None, scratch: Pat
         ValueError: a file is missing, damaged, or does not agree with the others; an unknown attribute.
     """
     folder, side = folder_of(name, root), 32 if name == "celeba-32" else 64
-    partition = _lines(folder, name, PARTITION)
+    partition = _rows(folder / PARTITION, _lines(folder, name, PARTITION))
     wanted = sorted(file for file, cells in partition.items() if _partition(folder, file, cells) == "0")
     labels = None if attribute is None else _labels(folder, name, attribute, wanted)
     if not wanted:
@@ -84,25 +84,26 @@ def _images(folder: Path, name: str, wanted: set[str]) -> Iterator[tuple[str, Pa
         yield place.name, io.BytesIO(content)
 
 
-def _lines(folder: Path, name: str, file: str, start: int = 0) -> dict[str, list[str]]:
-    """The rows of a list by the name of their image, from line `start` on."""
+def _lines(folder: Path, name: str, file: str) -> list[str]:
+    """The lines of a list."""
     path = folder / file
     if not path.is_file():
         raise missing(name, file, folder)
+    try:
+        return path.read_text(encoding="ascii").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is damaged: no plain text at byte {error.start}; fetch it again") from None
+
+
+def _rows(path: Path, lines: list[str], start: int = 0) -> dict[str, list[str]]:
+    """The cells of a list by the name of their image, from line `start` on."""
     rows: dict[str, list[str]] = {}
-    for number, line in enumerate(_text(path).splitlines()[start:], start=start + 1):
+    for number, line in enumerate(lines[start:], start=start + 1):
         image, *cells = line.split()[:1000] or [""]
         if not image or image in rows or PurePosixPath(image).name != image:
             raise ValueError(f"{path} line {number} must begin with the name of an image of its own; fetch it again")
         rows[image] = cells
     return rows
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="ascii")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is damaged: no plain text at byte {error.start}; fetch it again") from None
 
 
 def _partition(folder: Path, file: str, cells: list[str]) -> str:
@@ -113,9 +114,9 @@ def _partition(folder: Path, file: str, cells: list[str]) -> str:
 
 def _labels(folder: Path, name: str, attribute: str, wanted: list[str]) -> np.ndarray:
     """Of each wanted image, whether it has the attribute, in words."""
-    path = folder / ATTRIBUTES
-    rows = _lines(folder, name, ATTRIBUTES, start=2)
-    count, *rest = _text(path).splitlines()[:2] or [""]
+    path, lines = folder / ATTRIBUTES, _lines(folder, name, ATTRIBUTES)
+    rows = _rows(path, lines, start=2)
+    count, *rest = lines[:2] or [""]
     names = rest[0].split() if rest else []
     if not names or count.strip() != str(len(rows)):
         raise ValueError(

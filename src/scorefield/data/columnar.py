@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from scorefield.checks import nearest
-from scorefield.data.arrays import NO_PICKLE, Table
+from scorefield.data.arrays import NO_PICKLE, Table, choose_columns
 from scorefield.data.stack import GROWTH, Stack, most_bytes
 
 CODECS = (  # how the numbers of a zarr array may be packed; "pickle" and any other that could run code are not here
@@ -19,6 +19,7 @@ CODECS = (  # how the numbers of a zarr array may be packed; "pickle" and any ot
     *("fixedscaleoffset", "packbits", "crc32", "crc32c", "adler32", "fletcher32", "bytes", "transpose"),
     *("sharding_indexed", "vlen-utf8"),
 )
+NUMBERS, TEXTS = "biuf", "UST"  # kinds of NumPy's dtypes
 PIECE = 2**20  # values copied at once
 
 
@@ -33,42 +34,29 @@ def read_parquet(path: Path, label_column: str | None, only: Sequence[str] | Non
         from pyarrow import parquet
     except ImportError:
         raise RuntimeError(f"{path} needs pyarrow: pip install 'scorefield[data]'") from None
-    try:
-        with path.open("rb") as opened, parquet.ParquetFile(opened) as file:
-            names = list(file.schema_arrow.names)
-            chosen = _chosen(path, names, label_column, only)
-            if 8 * file.metadata.num_rows * len(chosen) > most_bytes(path.stat().st_size):
-                raise ValueError(f"it unpacks to more than {GROWTH} times its own size")
+    with path.open("rb") as opened:
+        with _parsing(path):
+            file = parquet.ParquetFile(opened)
+            names, rows = list(file.schema_arrow.names), file.metadata.num_rows
+        if len(set(names)) < len(names):
+            raise ValueError(f"the columns of {path} must have names of their own, got {', '.join(names)}; rename them")
+        chosen = choose_columns(path, names, label_column, only)
+        if 8 * rows * len(chosen) > most_bytes(path.stat().st_size):
+            raise ValueError(f"{path} unpacks to more than {GROWTH} times its own size; give it as a .npy array")
+        with _parsing(path):
             table = file.read([*chosen, *([label_column] if label_column else [])])
-    except _Unfit as error:
-        raise ValueError(str(error)) from None
-    except Exception as error:  # pyarrow raises errors of many kinds on damaged files
-        raise ValueError(f"{path} is damaged, or no .parquet file ({error}); write it again") from None
     columns = [_numbers(path, name, table.column(name)) for name in chosen]
     labels = None if label_column is None else _labels(path, label_column, table.column(label_column))
     return Table(np.stack(columns, axis=1), labels, tuple(chosen))
 
 
-class _Unfit(ValueError):
-    """A refusal of ours, as against an error of those who parse the file."""
-
-
-def _chosen(path: Path, names: list[str], label_column: str | None, only: Sequence[str] | None) -> list[str]:
-    shown = ", ".join(names)
-    if len(set(names)) < len(names):
-        raise _Unfit(f"the columns of {path} must have names of their own, got {shown}; rename them")
-    if label_column is not None and label_column not in names:
-        near = nearest(label_column, names)
-        raise _Unfit(f"label_column {label_column!r} is not among the columns {shown} of {path}{near}")
-    unknown = [name for name in only or () if name not in names]
-    if unknown:
-        raise _Unfit(f"columns must be among {shown} of {path}, got {unknown[0]!r}{nearest(unknown[0], names)}")
-    if only is not None and len(set(only)) < len(only):
-        raise _Unfit(f"columns must differ, got {', '.join(only)}; name each once")
-    chosen = [name for name in only or names if name != label_column]
-    if not chosen:
-        raise _Unfit(f"{path} has no column besides the labels {label_column!r}; add the columns to learn from")
-    return chosen
+@contextmanager
+def _parsing(path: Path) -> Iterator[None]:
+    """Those who parse raise errors of many kinds on damaged files; here they are one."""
+    try:
+        yield
+    except Exception as error:
+        raise ValueError(f"{path} is damaged, or of another kind ({str(error)[:200]}); write it again") from None
 
 
 def _numbers(path: Path, name: str, column: Any) -> np.ndarray:
@@ -116,10 +104,10 @@ def read_zarr(path: Path, scratch: Path | None = None) -> Table:
     labels = None if single or _described(path / "y") is None else _whole(path / "y")
     size = sum(file.stat().st_size for file in x.rglob("*") if file.is_file())
     stack = Stack(scratch, most_bytes(size), x)
-    array = _open(x, size)
+    array = _open(x, size, NUMBERS)
     for rows in _pieces(x, array):
         stack.extend(rows)
-    return Table(stack.array() if array.shape[0] else np.empty(array.shape, array.dtype), labels)
+    return Table(stack.array() if math.prod(array.shape) else np.empty(array.shape, array.dtype), labels)
 
 
 def _described(path: Path) -> dict[str, Any] | None:
@@ -135,7 +123,7 @@ def _described(path: Path) -> dict[str, Any] | None:
     return None
 
 
-def _open(path: Path, size: int) -> Any:
+def _open(path: Path, size: int, kinds: str) -> Any:
     """A zarr array whose numbers can be unpacked without running anything."""
     described = _described(path) or {}
     for codec in _codecs([described.get(key) for key in ("compressor", "filters", "codecs")]):
@@ -145,13 +133,14 @@ def _open(path: Path, size: int) -> Any:
         import zarr
     except ImportError:
         raise RuntimeError(f"{path} needs zarr: pip install 'scorefield[data]'") from None
-    try:
+    with _parsing(path):
         array = zarr.open_array(str(path), mode="r", zarr_format=2 if (path / ".zarray").is_file() else 3)
         kind, shape = array.dtype.kind, array.shape
-    except Exception as error:  # zarr raises errors of many kinds on damaged descriptions
-        raise ValueError(f"{path} is damaged ({str(error)[:200]}); write the array again") from None
-    if kind not in "biufUST":
-        raise TypeError(f"{path} must hold numbers, it holds {array.dtype}; {NO_PICKLE}")
+    if kind not in kinds:
+        way_out = NO_PICKLE if kind == "O" else "choose the numeric part"
+        raise TypeError(
+            f"{path} must hold {'numbers' if kinds == NUMBERS else 'classes'}, it holds {array.dtype}; {way_out}"
+        )
     if math.prod(shape) * max(1, array.dtype.itemsize) > most_bytes(size):
         raise ValueError(f"{path} unpacks to more than {GROWTH} times its own size; give it as a .npy array")
     return array
@@ -176,14 +165,13 @@ def _pieces(path: Path, array: Any) -> Iterator[np.ndarray]:
         raise ValueError(f"{path} must hold rows, it holds one number; write an array of shape (n, d)")
     step = max(1, PIECE // max(1, math.prod(array.shape[1:])))
     for start in range(0, array.shape[0], step):
-        try:
-            yield np.asarray(array[start : start + step])
-        except Exception as error:  # as above, of damaged chunks
-            raise ValueError(f"{path} is damaged ({str(error)[:200]}); write the array again") from None
+        with _parsing(path):
+            rows = np.asarray(array[start : start + step])
+        yield rows
 
 
 def _whole(path: Path) -> np.ndarray:
     size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-    array = _open(path, size)
+    array = _open(path, size, NUMBERS + TEXTS)
     y = np.concatenate(list(_pieces(path, array)) or [np.empty(array.shape, dtype=int)])
     return y.astype(str) if y.dtype.kind == "T" else y

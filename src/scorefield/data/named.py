@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+IDX = (
+    "its IDX files train-images-idx3-ubyte and train-labels-idx1-ubyte, each plain or .gz (the others are not read), "
+    "from"
+)
 NAMED = {
-    "mnist": (
-        "its IDX files train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte and "
-        "t10k-labels-idx1-ubyte, each plain or .gz (the t10k files are not read), from "
-        "https://ossci-datasets.s3.amazonaws.com/mnist/"
-    ),
-    "fashion-mnist": (
-        "its IDX files train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte and "
-        "t10k-labels-idx1-ubyte, each plain or .gz (the t10k files are not read), from "
-        "https://github.com/zalandoresearch/fashion-mnist"
-    ),
+    "mnist": f"{IDX} https://ossci-datasets.s3.amazonaws.com/mnist/",
+    "fashion-mnist": f"{IDX} https://github.com/zalandoresearch/fashion-mnist",
     "cifar10": (
         "cifar-10-python.tar.gz or cifar-10-binary.tar.gz, packed or unpacked, from "
         "https://www.cs.toronto.edu/~kriz/cifar.html, or give class folders of its images in train/, train.tar (.gz, "

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from scorefield.checks import check_count, check_positive
@@ -97,8 +97,9 @@ def learn_features(
     with tempfile.TemporaryDirectory() as place:
         dataset = prepare(data, Path(place), seed=seed)
         _check(dataset)
-        torch.manual_seed(seed)
-        network = Classifier(dataset.shape, len(dataset.info.classes))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            network = Classifier(dataset.shape, len(dataset.info.classes))
         started, batches = time.perf_counter(), Batches(dataset, SETTINGS.batch_size, seed)
         config = TrainSettings(**{**asdict(SETTINGS), "steps": steps or 1, "seed": seed})
         if steps is None:
@@ -177,11 +178,12 @@ def open_classifier(folder: Path) -> Features:
     """
     content = _content(folder)
     try:
-        if hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest() != content["sha256"]:
+        weights = (folder / WEIGHTS).read_bytes()
+        if hashlib.sha256(weights).hexdigest() != content["sha256"]:
             raise ValueError("its SHA-256 is not the one in features.json")
         shape, classes = tuple(content["shape"]), tuple(content["classes"])
         network = Classifier(shape, len(classes), width=content["width"], dimension=content["dimension"])
-        network.load_state_dict(load_file(folder / WEIGHTS))
+        network.load_state_dict(load(weights))
         scaling, learned_from = Scaling.from_json(content["scaling"]), LearnedFrom(**content["data"])
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise _damaged(folder / WEIGHTS, str(error)) from None
@@ -197,7 +199,7 @@ def open_classifier(folder: Path) -> Features:
 
 def accuracy_of(folder: str | Path) -> Estimate:
     """How often the classifier in a folder is right on the rows it was not learned from, with Wilson's interval."""
-    return Estimate(**_content(Path(folder))["accuracy"])
+    return Estimate.from_json(_content(Path(folder))["accuracy"])
 
 
 def _content(folder: Path) -> dict[str, Any]:

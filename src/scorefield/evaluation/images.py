@@ -19,8 +19,8 @@ COMPONENTS = 32
 def image_rows(run: Run, sets: Sets, features: Features | None, generator: torch.Generator) -> list[Row]:
     """Class agreement, inception score, distances and supports.
 
-    Without features: 32 principal components of the training images (fewer where there are few rows), and a support
-    vector machine on 64 as the classifier.
+    Without features: 32 principal components of the training images (fewer where there are few rows or pixels), and a
+    support vector machine on 64 as the classifier.
 
     Raises:
         ValueError: fewer samples, training rows or rows to judge by than twice the features.
@@ -28,8 +28,9 @@ def image_rows(run: Run, sets: Sets, features: Features | None, generator: torch
     parts = (sets.samples, sets.train, sets.held_out)
     least = min(len(part) for part in parts)
     if features is None:
-        components = max(1, min(COMPONENTS, least // 2))
-        features = principal_components(scaled(run, sets.learned), components, run.dataset.info.scaling)
+        learned = scaled(run, sets.learned)
+        components = max(1, min(COMPONENTS, least // 2, learned.shape[1]))
+        features = principal_components(learned, components, run.dataset.info.scaling)
     elif least < 2 * features.dimension:
         raise ValueError(
             f"count and the rows to judge by must be >= {2 * features.dimension}, twice the {features.dimension} "

@@ -37,5 +37,5 @@ class Row:
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> Row:
         """The row that `to_json` wrote."""
-        samples, real = content["samples"], content["real"]
-        return cls(content["name"], Estimate(**samples), None if real is None else Estimate(**real), content["reading"])
+        real = None if content["real"] is None else Estimate.from_json(content["real"])
+        return cls(content["name"], Estimate.from_json(content["samples"]), real, content["reading"])

@@ -27,7 +27,7 @@ class Sets:
         asked: classes that the samples were asked to have, (n,); None where there are none.
         held_out: rows to judge by, (m, *D), m <= n.
         held_out_labels: their classes; None where there are none, or others than the run's.
-        strata: the same where the rows were held out class by class; None for rows of another source.
+        strata: the same where they are all rows that were held out class by class; None else.
         train: as many training rows as samples, (n', *D), n' <= n.
         learned: training rows to learn a classifier or features from, at most `MOST`.
         learned_labels: their classes.
@@ -64,7 +64,8 @@ def choose_sets(run: Run, samples: Tensor, asked: Tensor | None, against: DataSe
         named = f"rows of {against.source}"
     train, _ = _some(data, data.train_rows, n, seed + 1)
     learned, learned_labels = _some(data, data.train_rows, MOST, seed + 2)
-    strata = held_labels if against is None else None
+    whole = against is None and len(held) == len(data.held_out_rows)  # a part of them is drawn without strata
+    strata = held_labels if whole else None
     return Sets(samples.numpy(), asked, held, held_labels, strata, train, learned, learned_labels, named)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 Z95 = 1.959963984540054  # the normal distribution's 97.5 % point
 
@@ -33,6 +34,12 @@ class Estimate:
         error = "" if self.standard_error is None else f" ± {self.standard_error:.2g}"
         error += "" if self.p_value is None else f", p = {self.p_value:.2g}"
         return f"{self.value:.4g}{error} (n = {self.n}; {self.method})"
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> Estimate:
+        """The estimate whose fields `dataclasses.asdict` gave, after a way through JSON."""
+        ends = content["interval"]
+        return cls(**{**content, "interval": None if ends is None else (ends[0], ends[1])})
 
 
 def normal(value: float, error: float, n: int, method: str) -> Estimate:

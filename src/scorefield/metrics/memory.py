@@ -19,6 +19,7 @@ from scorefield.metrics.estimate import Z95, Estimate, proportion
 from scorefield.metrics.pairs import check_least, nearest_rows, two_sets
 
 LEAST = 5  # samples and held-out rows in a cell that is looked at
+PIECE = 2**20  # ranks drawn at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,8 +130,9 @@ def _nearer(
     kept, permuted = len(weights), np.zeros(draws)
     if kept:
         trained = rng.hypergeometric(n_train, n_held, kept, size=draws)
-        order = rng.random((draws, kept)).argsort(1)
-        permuted = np.where(order < trained[:, None], weights, 0).sum(1)
+        for some in np.array_split(np.arange(draws), math.ceil(draws * kept / PIECE)):
+            order = rng.random((len(some), kept)).argsort(1)
+            permuted[some] = np.where(order < trained[some, None], weights, 0).sum(1)
     permuted = permuted + tied.sum() * n_train / total
     p = (1 + (permuted >= found - 1e-9).sum()) / (1 + draws)
     squares = (weights.astype(float) ** 2).sum() - weights.sum() ** 2 / total

@@ -36,14 +36,9 @@ def at_level(run: Run, model: NoisyScore, x: Tensor, sigma: float | None = None)
     """
     scaling, t = run.dataset.info.scaling, torch.tensor(run.noise.t_min, dtype=torch.float64)
     if sigma is not None:
-        check_between("sigma", sigma, *noise_range(run.noise))
-        t = run.noise.time_at(torch.tensor(sigma, dtype=torch.float64))
-    mean, scale = torch.as_tensor(scaling.mean), torch.as_tensor(scaling.scale)
-    u = (x - mean) / scale
-    if scaling.root is None:
-        return at(model, t)(u) / scale
-    root = torch.from_numpy(scaling.root)
-    return at(model, t)(u @ root.T) @ root / scale
+        t = _time_at(run.noise, sigma)
+    s = at(model, t)(_coordinates(scaling, x))
+    return (s if scaling.root is None else s @ torch.from_numpy(scaling.root)) / torch.as_tensor(scaling.scale)
 
 
 def score(run: Run, model: NoisyScore, x: np.ndarray, sigma: float | None = None) -> Array:
@@ -83,11 +78,22 @@ def denoised(run: Run, model: NoisyScore, x: np.ndarray, sigma: float) -> Array:
     Raises:
         ValueError: sigma outside of the run's noise levels.
     """
-    check_between("sigma", sigma, *noise_range(run.noise))
-    t = run.noise.time_at(torch.tensor(sigma, dtype=torch.float64))
+    scaling, t = run.dataset.info.scaling, _time_at(run.noise, sigma)
     with torch.no_grad():
-        clean = tweedie(model, run.noise, run.dataset.info.scaling.apply(x).double(), t)
-    return run.dataset.info.scaling.undo(clean, "float64")
+        clean = tweedie(model, run.noise, _coordinates(scaling, torch.from_numpy(x.astype(np.float64))), t)
+    return scaling.undo(clean, "float64")
+
+
+def _coordinates(scaling: Scaling, x: Tensor) -> Tensor:
+    """The network's coordinates u of rows in the units of the data, (B, *D), float64."""
+    u = (x - torch.as_tensor(scaling.mean)) / torch.as_tensor(scaling.scale)
+    return u if scaling.root is None else u @ torch.from_numpy(scaling.root).T
+
+
+def _time_at(noise: Noise, sigma: float) -> Tensor:
+    """When the noise has a level, ()."""
+    check_between("sigma", sigma, *noise_range(noise))
+    return noise.time_at(torch.tensor(sigma, dtype=torch.float64))
 
 
 def noise_range(noise: Noise) -> tuple[float, float]:

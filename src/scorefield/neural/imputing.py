@@ -70,10 +70,11 @@ def observation(scaling: Scaling, z: Array, known: np.ndarray) -> tuple[Tensor, 
     """
     inverse = np.eye(z.shape[1]) if scaling.root is None else np.linalg.inv(scaling.root)
     y, projectors = np.zeros_like(z), np.zeros((*z.shape, z.shape[1]))
-    for i, seen in enumerate(known):
-        basis, triangle = np.linalg.qr(inverse[seen].T)
-        y[i] = basis @ np.linalg.solve(triangle.T, z[i, seen])
-        projectors[i] = basis @ basis.T
+    masks, which = np.unique(known, axis=0, return_inverse=True)
+    for k, seen in enumerate(masks):
+        rows, (basis, triangle) = which.ravel() == k, np.linalg.qr(inverse[seen].T)
+        y[rows] = np.linalg.solve(triangle.T, z[rows][:, seen].T).T @ basis.T
+        projectors[rows] = basis @ basis.T
     return torch.from_numpy(y), torch.from_numpy(projectors)
 
 

@@ -40,18 +40,22 @@ class Column:
         """
         if self.categories is None:
             return values.reshape(-1, 1)
-        absent = np.array([_absent(value) for value in values.tolist()])
+        plain = values.tolist()
+        absent = [_absent(value) for value in plain]
         hit = np.array(
-            [[not _absent(value) and value == known for known in self.categories] for value in values.tolist()]
+            [
+                [not gone and value == known for known in self.categories]
+                for value, gone in zip(plain, absent, strict=True)
+            ]
         )
-        unknown = ~hit.any(1) & ~(absent & missing)
+        unknown = ~hit.any(1) & ~(np.array(absent) & missing)
         if unknown.any():
             i, known = int(unknown.argmax()), ", ".join(map(str, self.categories[:8]))
             raise ValueError(
                 f"column {self.name!r} must hold categories seen in fit ({known}), got {values[i]!r} in row {i}; "
                 "leave such rows out, or fit again with them"
             )
-        return np.where(absent[:, None], np.nan, hit)
+        return np.where(np.array(absent)[:, None], np.nan, hit)
 
     def decode(self, block: Array) -> np.ndarray:
         """The inverse of `encode`: the number itself, or the category whose column is largest."""

@@ -362,7 +362,8 @@ class Run:
         if guidance is not None and y is None:
             raise ValueError(f"guidance needs a run with labels, got {guidance!r}; leave it out")
         if self.classes and self.recipe.label_dropout == 0 and (classifier or guidance not in (None, 1.0)):
-            raise ValueError(f"guidance needs a run trained with some labels hidden, got {guidance!r}; leave it out")
+            what = f"guidance, got {guidance!r}," if classifier is None else "a classifier"
+            raise ValueError(f"{what} needs a run that saw some labels hidden (label_dropout > 0); leave it out")
         how = {"sampler": sampler, "steps": steps, "step_size": step_size, "epsilon": epsilon, "guidance": guidance}
         end: dict[str, Any] = {"logits": logits, "denoise": denoise, "path": path}
         way = choose_way(self.recipe, model, law, self.dataset.x_scaled(rows), **how, **end)
