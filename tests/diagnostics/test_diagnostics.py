@@ -38,6 +38,8 @@ from scorefield.diagnostics import (
     tail_share,
     two_nn,
 )
+from scorefield.diagnostics.rows import evenly
+from scorefield.diagnostics.schedules import level_ratio
 from scorefield.noise import VE, VP, overlap_ratio
 
 MIX = GaussianMixture(
@@ -99,6 +101,20 @@ def test_copies_do_not_hide_the_dimension():
         levina_bickel(torch.ones(50, 2))
 
 
+def test_neighbours_are_those_of_all_distances():
+    """Against the whole matrix of distances, with a copy, far from the origin; as many neighbours as there are rows."""
+    x = 1e4 + normal(60, 3)
+    distances = torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist").sort(1).values
+    asked = x.unique(dim=0, return_inverse=True)[1].argsort()  # in the order of the different rows
+    assert torch.allclose(neighbour_distances(torch.cat([x, x[:1]]), 4), distances[asked, 1:5])
+    assert torch.allclose(neighbour_distances(x[:3], 2).sum(), torch.cdist(x[:3], x[:3]).sum())
+
+
+def test_rows_are_taken_evenly():
+    """From the first to the last; all where there are no more."""
+    assert evenly(11, 3).tolist() == [0, 5, 10] and evenly(3, 9).tolist() == [0, 1, 2] and not len(evenly(0, 4))
+
+
 def test_rows_are_counted():
     """Gaps, constants, copies: as planted, also where zero has a sign."""
     x = np.array([[0.0, 5.0, 1.0], [-0.0, 5.0, 1.0], [2.0, 5.0, np.nan], [3.0, 5.0, np.inf]])
@@ -131,6 +147,14 @@ def test_atoms_and_their_grid():
     assert atoms(np.where(np.arange(2000) < 500, 0.0, x)) == Atoms(500, 0.0)
 
 
+def test_the_grid_of_the_numbers_themselves_is_none():
+    """Uniform numbers in float32 are multiples of 2⁻²⁴, some of them equal; sixteen bits of a scanner are a grid."""
+    x = np.random.default_rng(0).random(60_000, dtype=np.float32)
+    found = atoms(x)
+    assert found.tied > 0 and found.spacing == 0
+    assert atoms((x.astype(float) * 65535).round() / 65535).spacing == pytest.approx(1 / 65535, rel=1e-3)
+
+
 def test_tail_share_of_a_normal_law_and_of_one_number_far_out():
     """E[z²; |z| > 3.29] = 0.0127 for one row in a thousand; a sentinel holds all."""
     x = normal(100_000).numpy()
@@ -156,6 +180,14 @@ def test_neighbour_scale_of_a_grid():
     """Rows of a square grid lie one spacing apart: over sqrt 2."""
     grid = torch.cartesian_prod(*(torch.arange(20, dtype=torch.float64),) * 2)
     assert neighbour_scale(grid) == pytest.approx(1 / math.sqrt(2))
+
+
+@pytest.mark.parametrize("noise", [VE(0.01, 30.0), VP()])
+def test_the_ratio_of_a_level_is_what_its_time_was_found_by(noise):
+    """Against `time_at`, and for a time that is a number."""
+    ratios = torch.tensor([0.05, 1.0, 20.0], dtype=torch.float64)
+    assert torch.allclose(level_ratio(noise, noise.time_at(ratios)), ratios)
+    assert level_ratio(noise, 0.5) == level_ratio(noise, torch.tensor(0.5))
 
 
 @pytest.mark.parametrize("noise", [VE(0.01, 30.0), VP()])
@@ -286,6 +318,8 @@ def test_copied_rows_are_seen_and_others_at_the_rate_of_chance():
     fresh = copied(0.1 + 0.8 * torch.rand(1500, 2, generator=seeded(1), dtype=torch.float64), train).double().mean()
     assert abs(fresh.item() - 1 / 9) < 4 * math.sqrt(8 / 81 / 1500) + 0.005
     assert copied(torch.cat([train, train])[:100] + 1e-6, torch.cat([train, train])).all()
+    with pytest.raises(ValueError, match="train must have at least 2 rows, got 1"):
+        copied(train, torch.cat([train[:1], train[:1]]))
 
 
 def test_disagreement_is_per_coordinate():

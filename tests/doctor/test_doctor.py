@@ -1,5 +1,6 @@
 """Every planted fault is found, by the check that is there for it, and the exact score raises nothing."""
 
+import dataclasses
 import json
 import shlex
 import shutil
@@ -13,10 +14,12 @@ from planted import Changed, Exact, Remembered, scaled_mixture, without
 from conftest import trained
 from scorefield.cli import main
 from scorefield.doctor import CHECKS, FALSE_ALARMS, LEVEL, Finding, How, examine, examine_patient
+from scorefield.doctor.drawing import _annealed, _modes
 from scorefield.doctor.finding import PART, harm
-from scorefield.doctor.patient import Patient
+from scorefield.doctor.patient import Patient, admit
+from scorefield.doctor.rows import _discrete
 from scorefield.runs import Run
-from scorefield.settings import MLPSize, Recipe
+from scorefield.settings import DataSettings, MLPSize, Recipe, Resolved, TrainSettings
 
 TINY = MLPSize(16, 2)
 
@@ -68,10 +71,15 @@ SLOW = [pytest.param(kind, marks=pytest.mark.certify) for kind in ("vp", "levels
 
 
 @pytest.mark.parametrize("kind", ["ve", "one", *SLOW])
-def test_the_exact_score_raises_nothing(runs, kind):
+def test_the_exact_score_raises_nothing(runs, monkeypatch, kind):
     """Every check that applies is made, and none finds anything."""
     run = runs[kind]
-    found = examine_patient(with_model(run, exact(run)), How())
+    patient, loaded = with_model(run, exact(run)), []
+    load, sample = run.load_model, run.sample
+    monkeypatch.setattr(run, "load_model", lambda: loaded.append("model") or load())
+    monkeypatch.setattr(run, "sample", lambda *n, **how: loaded.append("samples") or sample(*n, **how))
+    found = examine_patient(patient, How())
+    assert loaded.count("model") == 1 + loaded.count("samples")  # once, and by whatever draws
     assert ill(found) == set(), [f for f in found if not f.healthy]
     assert [f.name for f in found] == [n for n in PART if n in {f.name for f in found}]
     expected = set(PART) - set(CHECKS["folder"]) - (set() if kind != "one" else {*CHECKS["noise"]})
@@ -126,7 +134,7 @@ def score_findings(run: Run, model: torch.nn.Module) -> list[Finding]:
     patient = with_model(run, model)
     if run.recipe.at_all_levels:
         return examine_levels(patient, run, run.noise, model, run.dataset)
-    return examine_law(patient, run, run.dataset)
+    return examine_law(patient, run, model, run.dataset)
 
 
 def test_a_wrong_factor_of_the_signal_is_found(runs):
@@ -169,6 +177,19 @@ def test_a_missing_mode_is_found(runs):
     assert "modes" in ill(found)
 
 
+def test_a_missing_mode_is_found_where_the_rows_are_sorted(runs):
+    """Two small modes that come last, side by side far from the rest; all of their samples lie in one of them."""
+    run = runs["ve"]
+    normal = torch.randn(6000, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    real, side = normal.clone(), torch.tensor([[30.0, 9.0]])
+    real[5600:] += side
+    real[5800:] -= 2 * side * torch.tensor([0.0, 1.0])
+    drawn = real[::6].clone()
+    assert _modes(with_model(run, exact(run)), run, drawn, real).healthy
+    drawn[drawn[:, 1] < -5] += 2 * side * torch.tensor([0.0, 1.0])
+    assert not _modes(with_model(run, exact(run)), run, drawn, real).healthy
+
+
 def test_a_solver_with_too_few_steps_is_found(runs):
     """Three steps of Heun, on the exact score."""
     run = runs["ve"]
@@ -182,8 +203,6 @@ def test_steps_that_are_too_long_are_found(runs):
     assert "step-size" in ill(found)
     run = runs["levels"]
     for epsilon in (1.9 * run.noise.sigma(torch.zeros(())).item() ** 2, 1e-9):
-        from scorefield.doctor.drawing import _annealed
-
         how = How(sampler="annealed-langevin", epsilon=epsilon)
         assert not _annealed(with_model(run, exact(run)), run.noise, run.dataset, how).healthy
     assert _annealed(with_model(run, exact(run)), run.noise, run.dataset, How()).healthy
@@ -266,6 +285,65 @@ def test_faulty_data_are_found_and_the_command_mends_them(tmp_path, monkeypatch,
         assert ill(examine("t-mended.npz")) == set()
 
 
+def framed(x) -> np.ndarray:
+    """Images whose first three rows, and whose first and last column, are black."""
+    x[:, :3], x[:, :, [0, -1]] = 0, 0
+    return x
+
+
+def grey(kind: str) -> np.ndarray:
+    """So many images of 8 by 8 that their black pixels alone are more than are looked at."""
+    random, shape = np.random.default_rng(0), (8500, 8, 8)
+    if kind == "uniform":  # of float32: multiples of 2⁻²⁴
+        return framed(random.random(shape, dtype=np.float32))
+    if kind == "normal":
+        return framed(random.normal(size=shape))
+    levels = int(kind.removeprefix("k/"))
+    return framed(random.integers(0, levels + 1, shape) / levels)
+
+
+@pytest.mark.parametrize("kind", ["k/255", "k/16", "uniform", "normal"])
+def test_a_grid_of_pixels_is_found_in_images_with_black_borders(tmp_path, kind):
+    """The spacing is that of the grid, in standard deviations; noise of half of it hides it; what varies has none."""
+    np.save(tmp_path / "t.npy", grey(kind))
+    target = str(tmp_path / "t.npy")
+    with admit(target, DataSettings(target), 0) as opened:
+        data = opened.dataset
+        assert data is not None and data.info.kind == "image"
+        scale, x = float(data.info.scaling.scale), np.asarray(data.x)
+        spacing = 1 / int(kind[2:]) / scale if "/" in kind else 0.0
+        for sigma in (0.0, 0.49 * spacing, 0.51 * spacing):
+            recipe = Recipe(target, objective="denoising", sigma=sigma or None)
+            resolved = Resolved({"sigma": sigma}, "unet", "one", TrainSettings(1))
+            found = _discrete(dataclasses.replace(opened, recipe=recipe, resolved=resolved), data, x)
+            assert found.healthy == (2 * sigma >= spacing)
+            assert (
+                (f"on a grid of {spacing:.3g} standard" in found.evidence)
+                == ("grid" in found.evidence)
+                == (spacing > 0)
+            )
+
+
+@pytest.mark.parametrize("shape", [(3000, 4), (500, 4, 4)])
+def test_data_are_scaled_as_in_training_also_where_they_do_not_vary(tmp_path, shape):
+    """The mean and spread of all rows; a column of one value, even one that sums round, is 0 in units of 1."""
+    x = 1e6 + np.random.default_rng(0).normal(size=shape)
+    for name, values in (("varied", x), ("flat", x.copy())):
+        if name == "flat":
+            values[..., :] = values[..., :] * ([0, 1, 1, 1] if len(shape) == 2 else 0) + 0.1
+        target = str(tmp_path / f"{name}.npy")
+        np.save(target, values)
+        with admit(target, DataSettings(target), 0) as opened:
+            assert opened.dataset is not None
+            scaling = opened.dataset.info.scaling
+        axis = 0 if len(shape) == 2 else None
+        spread = values.std(axis) if name == "varied" else np.where(np.ptp(values, axis) > 0, values.std(axis), 1)
+        assert scaling.scale.shape == np.shape(spread) and np.allclose(scaling.scale, spread, rtol=1e-9)
+        assert np.allclose(scaling.mean, values.mean(axis), rtol=1e-15)
+        if name == "flat":
+            assert not scaling.apply(values).reshape(len(values), -1)[:, 0].any()
+
+
 def test_a_rare_class_and_rows_that_are_not_held_out_are_found(tmp_path, monkeypatch):
     """A class with 9 of 600 rows; a run that holds nothing out."""
     monkeypatch.chdir(tmp_path)
@@ -311,6 +389,21 @@ def test_the_command_line_says_it_in_words_and_in_json(tmp_path, monkeypatch, ca
     assert set(content["findings"][0]) == {"part", "name", "severity", "healthy", "evidence", "why", "command"}
     assert main(["doctor", "no-such-thing"]) == 2
     assert "neither a file or folder" in capsys.readouterr().err
+
+
+def test_one_thread_examines_vectors_and_as_many_as_there_are_images(tmp_path, capsys):
+    """Small networks lose by more; U-Nets keep what torch was given, as in `sample` and `evaluate`."""
+    random = np.random.default_rng(0)
+    np.save(tmp_path / "images.npy", random.normal(size=(60, 4, 4)))
+    np.save(tmp_path / "vectors.npy", random.normal(size=(600, 3)))
+    before = torch.get_num_threads()
+    try:
+        for name, threads in (("images", 2), ("vectors", 1)):
+            torch.set_num_threads(2)
+            assert main(["doctor", str(tmp_path / f"{name}.npy")]) in (0, 1)
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_a_classifier_has_no_score_to_examine(tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """Features of images: learned and kept, opened or refused, and what a run is judged by with them."""
 
+import hashlib
 import json
 
 import numpy as np
@@ -102,6 +103,16 @@ def test_a_torchscript_network_gives_features_named_after_its_file(digits_run, s
     torch.testing.assert_close(features.of(x)[0], torch.tensor([[0.0, 255.0, 7.0, 8.0] * 3]).double())
     rows = figures(Planted(digits_run, *samples), count=100, features=features)
     assert "Fréchet distance on means.pt's features" in rows and "inception score" not in rows
+
+
+def test_the_standard_names_are_for_the_published_network_alone(digits_run, samples, tmp_path, monkeypatch):
+    """A file of its digest gives an FID and a KID; one of any other digest, whatever it is called, does not."""
+    path = tmp_path / "inception-2015-12-05.pt"
+    torch.jit.script(Means()).save(str(path))
+    assert not open_features(path).standard
+    monkeypatch.setattr("scorefield.evaluation.features.INCEPTION", hashlib.sha256(path.read_bytes()).hexdigest())
+    rows = figures(Planted(digits_run, *samples), count=100, features=open_features(path))
+    assert {"FID", "FID, n → ∞", "KID"} <= set(rows) and not any("distance" in name for name in rows)
 
 
 def test_bits_per_dimension_stand_beside_those_of_training_images(digits_run):

@@ -1,6 +1,7 @@
 """The experiments on noise levels and images at small sizes: each shows what it says, by numbers that are known."""
 
 import math
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -71,12 +72,24 @@ def test_the_terms_of_the_bound_add_up_to_bits_of_rows_on_a_grid():
 
 def test_thin_rows_have_empty_columns_and_their_loss_is_repeatable(tmp_path, monkeypatch):
     """Sixty-four pixels and thirty-two columns of zeros; the same seed, the same curve; noise changes it."""
-    monkeypatch.setattr(manifold, "STEPS", 4)
-    x, name = manifold.rows(tmp_path, None, seed=0)
-    assert x.shape[1] == 96 and not x[:, 64:].any() and "digits" in name
+    monkeypatch.setattr(manifold, "STEPS", {2: 4, 4: 3})
+    x, name, unit = manifold.rows(tmp_path, None, seed=0)
+    assert x.shape[1] == 96 and not x[:, 64:].any() and "digits" in name and unit == 1
     curve = manifold.losses(x, seed=0)
     assert len(curve) == 4 and np.array_equal(curve, manifold.losses(x, seed=0))
     assert not np.array_equal(curve, manifold.losses(x + 0.01 * torch.randn(x.shape), seed=0))
+    images = x[:, :64].reshape(-1, 1, 8, 8)
+    assert len(manifold.losses(images, seed=0)) == 3
+
+
+def test_the_noise_of_2019_is_that_of_pixels_between_0_and_1(monkeypatch):
+    """Scaled by c, bytes lie 1/c apart: noise of [0, 1] is 255/c times as large in those units."""
+    scaling = SimpleNamespace(scale=np.array(51.0))
+    images = torch.zeros(6, 3, 8, 8)
+    data = SimpleNamespace(x_scaled=lambda rows: images[rows], train_rows=[1, 2], info=SimpleNamespace(scaling=scaling))
+    monkeypatch.setattr(manifold, "stored", lambda *_, **__: data)
+    x, name, unit = manifold.rows(Path("folder"), Path("root"), seed=0)
+    assert x.shape == (2, 3, 8, 8) and name == "CIFAR-10" and unit == 5.0
 
 
 def test_the_recipe_of_2019_in_scaled_units_is_that_on_pixels():

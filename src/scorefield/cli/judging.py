@@ -81,15 +81,15 @@ def doctor(options: DoctorOptions) -> int:
     """Examine a run, or data."""
     import torch
 
-    from scorefield.doctor import How, examine
+    from scorefield.doctor import How, admit, examine_patient
 
-    torch.set_num_threads(1)  # small networks on small batches gain nothing from more
     started, console = time.perf_counter(), show.console(quiet=options.json)
     how = How(options.sampler, options.steps, options.step_size, options.epsilon, options.seed)
-    with console.status(f"examining {escape(options.target)} …"):
-        found = examine(
-            options.target, root=options.root, label_column=options.label_column, count=options.rows, how=how
-        )
+    data = DataSettings(options.target, options.root, options.label_column, count=options.rows)
+    with console.status(f"examining {escape(options.target)} …"), admit(options.target, data, how.seed) as patient:
+        if patient.dataset is not None and patient.dataset.info.kind == "vector":
+            torch.set_num_threads(1)  # small networks gain nothing from more, and lose much where cores are busy
+        found = examine_patient(patient, how)
     healthy = all(finding.healthy for finding in found)
     if options.json:
         content = {"target": options.target, "healthy": healthy, "findings": [finding.to_json() for finding in found]}

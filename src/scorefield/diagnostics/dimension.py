@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from scorefield.checks import check_count
+from scorefield.diagnostics.rows import evenly
 from scorefield.metrics import Estimate
 from scorefield.metrics.estimate import normal
-from scorefield.metrics.pairs import rows_at_once, square_distances, two_sets
+from scorefield.metrics.pairs import nearest_rows, two_sets
 
 QUERIES = 1000
 
@@ -79,14 +80,8 @@ def neighbour_distances(x: Tensor, neighbours: int, *, queries: int = QUERIES) -
     flat = torch.unique(flat, dim=0)
     if len(flat) <= neighbours:
         raise ValueError(f"x must have more than {neighbours} different rows, got {len(flat)}; give more data")
-    chosen = torch.linspace(0, len(flat) - 1, min(queries, len(flat))).round().long()
-    found = []
-    for rows in chosen.split(rows_at_once(len(flat))):
-        squares = square_distances(flat[rows], flat)
-        squares[torch.arange(len(rows)), rows] = math.inf
-        near = squares.topk(neighbours, largest=False).indices
-        found.append((flat[rows][:, None] - flat[near]).norm(dim=2).sort(1).values)  # exact where a product cancels
-    return torch.cat(found)
+    distances, _ = nearest_rows(flat[evenly(len(flat), queries)], flat, neighbours + 1)
+    return distances[:, 1:]  # each row is nearest to itself
 
 
 def _from_inverses(inverse: Tensor, method: str) -> Estimate:

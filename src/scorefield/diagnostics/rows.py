@@ -11,6 +11,11 @@ RESOLUTION = 1e-12  # a column that spreads less than this, relative to its size
 FARTHEST = 1e-3  # the share of rows that `tail_share` looks at
 
 
+def evenly(n: int, most: int) -> NDArray[np.intp]:
+    """Indices of at most `most` of n rows, evenly spaced from the first to the last."""
+    return np.linspace(0, n - 1, min(n, most)).round().astype(np.intp)
+
+
 def rows_not_finite(x: NDArray) -> NDArray[np.bool_]:
     """Which rows hold NaN or infinity.
 
@@ -93,7 +98,8 @@ class Atoms(NamedTuple):
 def atoms(column: NDArray) -> Atoms:
     """How much of a column sits on values that occur more than once, and their spacing where they form a grid.
 
-    A law with a density gives no ties, but for the rounding of the numbers themselves.
+    A law with a density gives no ties, but for the rounding of the numbers themselves: a grid finer than what networks
+    see, $2^{-23}$ of the range as float32, is none.
 
     Args:
         column: values (n,).
@@ -109,7 +115,8 @@ def atoms(column: NDArray) -> Atoms:
         return Atoms(tied, 0.0)
     spacing = float(gaps.min())
     multiples = gaps / spacing
-    return Atoms(tied, spacing if np.abs(multiples - multiples.round()).max() < 1e-3 else 0.0)
+    seen = spacing > np.finfo(np.float32).eps * np.ptp(values)
+    return Atoms(tied, spacing if seen and np.abs(multiples - multiples.round()).max() < 1e-3 else 0.0)
 
 
 def tail_share(column: NDArray) -> float:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from scorefield.calculus import Score, inner
 from scorefield.checks import check_positive
-from scorefield.metrics.pairs import rows_at_once, square_distances, two_sets
+from scorefield.metrics.pairs import check_least, nearest_rows, two_sets
 
 
 class Modes(NamedTuple):
@@ -72,14 +72,11 @@ def copied(x: Tensor, train: Tensor, *, ratio: float = 1 / 3) -> Tensor:
 
     Source: the criterion of Yoon et al. 2023 (Diffusion probabilistic models generalize when they fail to memorize).
     """
-    x, train = two_sets(x, train, least=2)
+    x, train = two_sets(x, train, least=1, names=("x", "train"))
     train = torch.unique(train, dim=0)
-    found = []
-    for rows in x.split(rows_at_once(len(train))):
-        near = square_distances(rows, train).topk(2, largest=False).indices
-        nearest = (rows[:, None] - train[near]).norm(dim=2).sort(1).values  # exact where a product cancels
-        found.append(nearest[:, 0] <= ratio * nearest[:, 1])
-    return torch.cat(found)
+    check_least("train", train, 2)
+    first, second = nearest_rows(x, train, 2)[0].T
+    return first <= ratio * second
 
 
 def disagreement(a: Tensor, b: Tensor) -> Tensor:

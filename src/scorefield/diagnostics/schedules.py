@@ -8,9 +8,10 @@ import torch
 from scipy.special import ndtr
 from torch import Tensor
 
-from scorefield.calculus import Generator, expand, randn_like
+from scorefield.calculus import Generator, randn_like
 from scorefield.checks import check_count, check_positive
 from scorefield.diagnostics.dimension import neighbour_distances
+from scorefield.diagnostics.rows import evenly
 from scorefield.metrics import Estimate
 from scorefield.metrics.estimate import normal
 from scorefield.metrics.pairs import square_distances
@@ -40,9 +41,8 @@ def prior_gap(noise: Noise, train: Tensor, held_out: Tensor, *, generator: Gener
     """
     end = torch.tensor(noise.t_max, dtype=torch.float64)
     alpha, sigma = noise.alpha(end).item(), noise.sigma(end).item()
-    kept = train[_spaced(len(train), ROWS)].double()
-    x = held_out.double()
-    x = alpha * x + sigma * randn_like(x, generator)
+    kept, clean = train[evenly(len(train), ROWS)].double(), held_out.double()
+    x = noise.perturb(clean, end, randn_like(clean, generator))
     squares = square_distances(x.flatten(1), alpha * kept.flatten(1))
     mixture = torch.logsumexp(-squares / (2 * sigma**2), dim=1) - math.log(len(kept))
     d = x[0].numel()
@@ -82,7 +82,7 @@ def neighbour_scale(x: Tensor) -> float:
     Args:
         x: rows (n, *D), with at least 2 different ones.
     """
-    kept = x[_spaced(len(x), ROWS)]
+    kept = x[evenly(len(x), ROWS)]
     return neighbour_distances(kept, 1).median().item() / math.sqrt(kept[0].numel())
 
 
@@ -112,16 +112,11 @@ def log_widths(noise: Noise, times: Tensor) -> Tensor:
 
     Source: Song et al. 2021 (arXiv:2101.09258), theorem 1, in these terms.
     """
-    at = (noise.sigma(times) / noise.alpha(times)).log()
-    gaps = at.diff().abs()
+    gaps = level_ratio(noise, times).log().diff().abs()
     return torch.cat([gaps[:1], gaps[1:] + gaps[:-1], gaps[-1:]]) / 2
 
 
-def noised(noise: Noise, x: Tensor, t: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
-    """The rows at one time, and the noise in them, both shaped like `x`."""
-    z = randn_like(x, generator)
-    return expand(noise.alpha(t), x) * x + expand(noise.sigma(t), x) * z, z
-
-
-def _spaced(n: int, most: int) -> Tensor:
-    return torch.linspace(0, n - 1, min(n, most)).round().long()
+def level_ratio(noise: Noise, t: Tensor | float) -> Tensor:
+    r"""$\sigma_t/\alpha_t$, float64, shaped like `t`: what `noise.time_at` inverts."""
+    t = torch.as_tensor(t, dtype=torch.float64)
+    return noise.sigma(t) / noise.alpha(t)

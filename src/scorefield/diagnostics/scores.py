@@ -16,9 +16,9 @@ import torch
 from sklearn.covariance import ledoit_wolf_shrinkage
 from torch import Tensor
 
-from scorefield.calculus import Generator, Score, probe_like
+from scorefield.calculus import Generator, Score, probe_like, randn_like
 from scorefield.calculus.forms import opened, vector_jacobian
-from scorefield.diagnostics.schedules import noised
+from scorefield.diagnostics.rows import evenly
 from scorefield.metrics.pairs import rows_at_once, square_distances
 from scorefield.noise import Noise
 
@@ -73,7 +73,8 @@ def at_level(
         y: labels (n,), or None.
         generator: source of the noise.
     """
-    x_t, z = noised(noise, x, t, generator)
+    z = randn_like(x, generator)
+    x_t = noise.perturb(x, t, z)
     with torch.no_grad():
         times = t.expand(len(x))
         s = torch.cat(
@@ -94,7 +95,7 @@ class Gaussian:
     """
 
     def __init__(self, x: Tensor) -> None:
-        flat = x[torch.linspace(0, len(x) - 1, min(len(x), ROWS)).round().long()].flatten(1).double()
+        flat = x[evenly(len(x), ROWS)].flatten(1).double()
         self.mean, d = flat.mean(0), flat.shape[1]
         centred = flat - self.mean
         _, singular, self.axes = torch.linalg.svd(centred / math.sqrt(len(flat)), full_matrices=False)
@@ -129,7 +130,7 @@ class Lookup:
     """
 
     def __init__(self, x: Tensor) -> None:
-        self.rows = x[torch.linspace(0, len(x) - 1, min(len(x), ROWS)).round().long()].flatten(1).double()
+        self.rows = x[evenly(len(x), ROWS)].flatten(1).double()
 
     def score(self, level: Level) -> Tensor:
         """Its score at the noised rows, (n, d)."""

@@ -67,10 +67,11 @@ def _examined(patient: Patient, how: How) -> list[Finding]:
         return found
     if run.recipe.classifier:
         return [*found, skipped("weights", "the run holds a classifier, which has no score; see scorefield evaluate")]
+    model = run.load_model()
     if patient.noise is not None:
-        found += examine_levels(patient, run, patient.noise, run.load_model(), data)
+        found += examine_levels(patient, run, patient.noise, model, data)
     else:
-        found += examine_law(patient, run, data)
+        found += examine_law(patient, run, model, data)
     if any(finding.severity == "fault" for finding in found):
         return found
-    return [*found, examine_fit(patient, run, data), *examine_samples(patient, run, data, how)]
+    return [*found, examine_fit(patient, run, model, data), *examine_samples(patient, run, model, data, how)]

@@ -7,17 +7,19 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.stats import hypergeom
+from scipy.stats import fisher_exact
 from sklearn.cluster import KMeans
-from torch import Tensor
+from torch import Tensor, nn
 
 from scorefield.data import Dataset
 from scorefield.diagnostics import copied, disagreement, mode_weights, signal_to_noise
+from scorefield.diagnostics.rows import evenly
+from scorefield.diagnostics.schedules import level_ratio
 from scorefield.doctor.finding import LEVEL, Finding, judged, skipped
 from scorefield.doctor.law import one_law
 from scorefield.doctor.levels import slower
 from scorefield.doctor.patient import Patient
-from scorefield.doctor.rows import HELD_OUT
+from scorefield.doctor.rows import HELD_OUT, MOST
 from scorefield.fields import at, given
 from scorefield.noise import Noise
 from scorefield.runs import Run
@@ -31,6 +33,7 @@ from scorefield.training import Diverged
 COUNT = {"vector": 1000, "image": 300}
 LAW = 200  # where each is drawn by a chain of its own
 AGAIN = {"vector": 200, "image": 48}  # samples drawn again by finer steps
+STEPPED = 500  # rows at which a step is looked at
 CHAINS = 50
 MODES = 10
 FACTOR = 1.5  # by which the weight of a mode may be off
@@ -56,10 +59,10 @@ class How:
         return {name: getattr(self, name) for name in names}
 
 
-def examine_samples(patient: Patient, run: Run, data: Dataset, how: How) -> list[Finding]:
+def examine_samples(patient: Patient, run: Run, model: nn.Module, data: Dataset, how: How) -> list[Finding]:
     """All findings about what a run draws."""
     name = choose_sampler(how.sampler, run.recipe, step_size=how.step_size, epsilon=how.epsilon)
-    step = _step_size(patient, run, data, how, name)
+    step = _step_size(patient, run, model, data, how, name)
     again = patient.train(learning_rate=slower(patient))
     why = "Samples run away: the steps are too long for the score, or the score is wrong far from the data."
     mend = step.command if not step.healthy else again
@@ -69,14 +72,14 @@ def examine_samples(patient: Patient, run: Run, data: Dataset, how: How) -> list
     except (Diverged, RuntimeError) as error:
         return [judged("samples", False, str(error), why, mend, severity="fault"), step]
     x = data.info.scaling.apply(drawn.x.numpy()).flatten(1).double()
-    real = data.x_scaled(data.train_rows[:: max(1, len(data.train_rows) // 20_000)]).flatten(1).double()
+    real = data.x_scaled(data.train_rows[evenly(len(data.train_rows), MOST)]).flatten(1).double()
     reach = (real - real.mean(0)).norm(dim=1).max().item()
     gone = int(((x - real.mean(0)).norm(dim=1) > FAR * reach).sum())
     evidence = f"{gone} of {len(x)} samples by {name} lie more than {FAR} times as far out as any row"
     found = [judged("samples", gone == 0, evidence, why, mend, severity="fault"), step]
     found.append(_solver(patient, run, data, how, name, drawn))
     found.append(_chains(patient, run, data, how, name))
-    return [*found, _modes(patient, run, data, x, real), _memorisation(patient, run, data, x)]
+    return [*found, _modes(patient, run, x, real), _memorisation(patient, run, data, x)]
 
 
 def _solver(patient: Patient, run: Run, data: Dataset, how: How, name: str, drawn: Samples) -> Finding:
@@ -96,14 +99,13 @@ def _solver(patient: Patient, run: Run, data: Dataset, how: How, name: str, draw
     )
 
 
-def _step_size(patient: Patient, run: Run, data: Dataset, how: How, name: str) -> Finding:
+def _step_size(patient: Patient, run: Run, model: nn.Module, data: Dataset, how: How, name: str) -> Finding:
     if name == "annealed-langevin":
         return _annealed(patient, run.noise, data, how)
     if name not in ("langevin", "underdamped"):
         return skipped("step-size", f"{name} corrects its steps, or takes none of Langevin's")
-    rows = data.train_rows[:: max(1, len(data.train_rows) // 500)][:500]
-    x, _, _ = one_law(run, data, rows, 4)
-    score = at(given(run.load_model(), None), None)
+    x, _, _ = one_law(run, model, data, data.train_rows[evenly(len(data.train_rows), STEPPED)], 4)
+    score = at(given(model, None), None)
     kernel = tuned(name, score, x, how.step_size)
     h = kernel.step_size if isinstance(kernel, Langevin) else kernel.step_size**2 / 2  # pyright: ignore[reportAttributeAccessIssue]
     ratio = signal_to_noise(score, x, h)
@@ -120,7 +122,7 @@ def _step_size(patient: Patient, run: Run, data: Dataset, how: How, name: str) -
 
 def _annealed(patient: Patient, noise: Noise, data: Dataset, how: How) -> Finding:
     chosen = annealed_settings(noise, int(np.prod(data.shape)), steps_per_level=how.steps)
-    bar = noise.sigma(chosen.levels) / noise.alpha(chosen.levels)
+    bar = level_ratio(noise, chosen.levels)
     a = (chosen.epsilon if how.epsilon is None else how.epsilon) / noise.sigma(chosen.levels[-1]).item() ** 2
     gamma = (bar[:-1] / bar[1:]).max().item()
     left = variance_ratio(a, gamma, chosen.steps_per_level) if a < 2 else float("inf")
@@ -158,11 +160,11 @@ def _chains(patient: Patient, run: Run, data: Dataset, how: How, name: str) -> F
     )
 
 
-def _modes(patient: Patient, run: Run, data: Dataset, x: Tensor, real: Tensor) -> Finding:
+def _modes(patient: Patient, run: Run, x: Tensor, real: Tensor) -> Finding:
     k = min(MODES, len(real) // 50)
     if k < 2:
         return skipped("modes", f"{len(real)} rows are too few to tell modes apart")
-    clusters = KMeans(k, n_init="auto", random_state=0).fit(real[:5000].float().numpy())
+    clusters = KMeans(k, n_init="auto", random_state=0).fit(real[evenly(len(real), 5000)].float().numpy())
     nearest = [np.asarray(clusters.predict(rows.float().numpy())) for rows in (x, real)]
     found = mode_weights(nearest[0], nearest[1], factor=FACTOR)
     shares = found.samples / found.samples.sum(), found.data / found.data.sum()
@@ -182,10 +184,10 @@ def _memorisation(patient: Patient, run: Run, data: Dataset, x: Tensor) -> Findi
     if len(data.held_out_rows) < HELD_OUT:
         return skipped("memorisation", f"{len(data.held_out_rows)} rows are held out")
     train = data.x_scaled(data.train_rows).flatten(1).double()
-    held = data.x_scaled(data.held_out_rows[: 2 * len(x)]).flatten(1).double()
+    held = data.x_scaled(data.held_out_rows[evenly(len(data.held_out_rows), 2 * len(x))]).flatten(1).double()
     mine, real = copied(x, train), copied(held, train)
     a, b = int(mine.sum()), int(real.sum())
-    p = float(hypergeom.sf(a - 1, len(mine) + len(real), a + b, len(mine)))  # Fisher's exact test, one-sided
+    p = float(np.asarray(fisher_exact([[a, len(mine) - a], [b, len(real) - b]], alternative="greater"))[1])
     return judged(
         "memorisation",
         p >= LEVEL,

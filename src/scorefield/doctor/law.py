@@ -13,11 +13,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from scorefield.calculus import Score, divergence
 from scorefield.data import Dataset
 from scorefield.diagnostics import Gaussian, Level, jacobian_parts, kernel_density
+from scorefield.diagnostics.rows import evenly
 from scorefield.doctor.finding import Finding, Z, harm, judged, ok, skipped
 from scorefield.doctor.levels import HALF, ROTATION, labels_of, more, slower, steps_of
 from scorefield.doctor.patient import Patient
@@ -26,6 +27,7 @@ from scorefield.fields import at, given
 from scorefield.runs import Run
 
 ROWS = {"vector": 1000, "image": 200}
+TURNED = 100  # rows whose Jacobian is looked at
 EXACT = 16  # dimensions up to which the divergence is exact
 PROBES = 8
 
@@ -44,10 +46,10 @@ class Rows:
         return self.s.square().sum(1) / 2 + self.div
 
 
-def examine_law(patient: Patient, run: Run, data: Dataset) -> list[Finding]:
+def examine_law(patient: Patient, run: Run, model: nn.Module, data: Dataset) -> list[Finding]:
     """Whether the one score is what the data say, as far as that can be known."""
     spare = data.held_out_rows if len(data.held_out_rows) >= HELD_OUT else data.train_rows
-    held, train = _rows(run, data, spare, 1), _rows(run, data, data.train_rows, 2)
+    held, train = _rows(run, model, data, spare, 1), _rows(run, model, data, data.train_rows, 2)
     if not bool(held.s.isfinite().all() and held.div.isfinite().all()):
         evidence = f"the score is not finite at {int((~held.s.isfinite()).any(1).sum())} of {len(held.s)} held-out rows"
         why = "The training diverged and its weights hold NaN or infinity: no sample can come of it."
@@ -62,22 +64,24 @@ def examine_law(patient: Patient, run: Run, data: Dataset) -> list[Finding]:
         _orthogonality(patient, held, train),
         _trained(patient, run, held, train, frame, level),
         _overfit(patient, data, held, train, frame),
-        _curl(patient, run, data),
+        _curl(patient, run, model, data),
     ]
 
 
-def _rows(run: Run, data: Dataset, rows: np.ndarray, seed: int) -> Rows:
+def _rows(run: Run, model: nn.Module, data: Dataset, rows: np.ndarray, seed: int) -> Rows:
     chosen = np.resize(np.random.default_rng(0).permutation(rows), min(len(rows), ROWS[data.info.kind]))
-    x, score, generator = one_law(run, data, chosen, seed)
+    x, score, generator = one_law(run, model, data, chosen, seed)
     method = "exact" if x[0].numel() <= EXACT else "hutchinson"
     with torch.no_grad():
         s, div = divergence(score, x, method=method, probes=PROBES, generator=generator)
     return Rows(x.flatten(1).double(), s.detach().flatten(1).double(), div.detach().double())
 
 
-def one_law(run: Run, data: Dataset, rows: np.ndarray, seed: int) -> tuple[Tensor, Score, torch.Generator]:
+def one_law(
+    run: Run, model: nn.Module, data: Dataset, rows: np.ndarray, seed: int
+) -> tuple[Tensor, Score, torch.Generator]:
     """Rows of the law that a run learned, its noise included, its score with their labels, and a generator."""
-    model, generator = run.load_model(), torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
     x = data.x_scaled(rows).to(next(model.parameters()).dtype)
     x = x + run.sigma * torch.randn(x.shape, generator=generator, dtype=x.dtype)
     return x, at(given(model, labels_of(run, data, rows)), None), generator
@@ -188,11 +192,11 @@ def _overfit(patient: Patient, data: Dataset, held: Rows, train: Rows, frame: Ga
     )
 
 
-def _curl(patient: Patient, run: Run, data: Dataset) -> Finding:
+def _curl(patient: Patient, run: Run, model: nn.Module, data: Dataset) -> Finding:
     if run.recipe.model == "energy":
         return ok("curl", "the score of an energy is a gradient by construction")
-    rows = data.train_rows[:: max(1, len(data.train_rows) // 100)][:100]
-    x, score, generator = one_law(run, data, rows, 3)
+    rows = data.train_rows[evenly(len(data.train_rows), TURNED)]
+    x, score, generator = one_law(run, model, data, rows, 3)
     turning, other, _ = (v.mean().item() for v in jacobian_parts(score, x, generator=generator))
     share = turning / (turning + other)
     return judged(

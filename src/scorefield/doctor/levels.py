@@ -27,6 +27,8 @@ from scorefield.diagnostics import (
     log_widths,
     neighbour_scale,
 )
+from scorefield.diagnostics.rows import evenly
+from scorefield.diagnostics.schedules import level_ratio
 from scorefield.doctor.finding import Finding, Z, harm, judged, ok, skipped
 from scorefield.doctor.patient import Patient
 from scorefield.doctor.rows import HELD_OUT
@@ -34,6 +36,7 @@ from scorefield.noise import Levels, Noise
 from scorefield.runs import Run
 
 COUNT = 10  # levels
+WHOLE = 2000  # training rows to compare with
 ROWS = {"vector": 1000, "image": 360}  # noised rows per level
 LATERAL = {"vector": 200, "image": 48}  # of them, rows whose Jacobian is looked at
 HALF = 0.5
@@ -63,7 +66,7 @@ class Measured:
 def measure(run: Run, noise: Noise, model: nn.Module, data: Dataset) -> Measured:
     """Noise held-out and training rows to the levels of a run, and call its score there."""
     spare = data.held_out_rows if len(data.held_out_rows) >= HELD_OUT else data.train_rows
-    whole, dtype = data.x_scaled(data.train_rows[:: max(1, len(data.train_rows) // 2000)]), _dtype(model)
+    whole, dtype = data.x_scaled(data.train_rows[evenly(len(data.train_rows), WHOLE)]), _dtype(model)
     frame, lookup = Gaussian(whole), Lookup(whole)
     times = _times(noise, neighbour_scale(whole))
     count = ROWS[data.info.kind]
@@ -73,9 +76,8 @@ def measure(run: Run, noise: Noise, model: nn.Module, data: Dataset) -> Measured
         x, y = data.x_scaled(chosen).to(dtype), labels_of(run, data, chosen)
         generator = torch.Generator().manual_seed(1 + len(levels))
         levels[name] = [at_level(model, noise, x, t, y=y, generator=generator) for t in times]
-    ratios = noise.sigma(times) / noise.alpha(times)
-    distinct = min(count, len(spare))
-    return Measured(times, log_widths(noise, times), levels["held"], levels["train"], frame, lookup, ratios, distinct)
+    ratios, widths, distinct = level_ratio(noise, times), log_widths(noise, times), min(count, len(spare))
+    return Measured(times, widths, levels["held"], levels["train"], frame, lookup, ratios, distinct)
 
 
 def examine_levels(patient: Patient, run: Run, noise: Noise, model: nn.Module, data: Dataset) -> list[Finding]:
@@ -111,7 +113,7 @@ def _loss_share(patient: Patient, run: Run, model: nn.Module, data: Dataset) -> 
     """How much of the training loss each tenth of the levels holds, as they are drawn in training."""
     if run.recipe.objective != "noise-conditional":
         return skipped("loss-share", f"the loss of {run.recipe.objective} has an unknown constant at every level")
-    rows = np.resize(data.train_rows, 2000 if data.info.kind == "vector" else 500)
+    rows = _resized(data.train_rows, 2000 if data.info.kind == "vector" else 500)
     batch = Batch(data.x_scaled(rows).to(_dtype(model)), data.labels(rows), torch.from_numpy(rows))
     objective = run.objective()
     generator = torch.Generator().manual_seed(0)
@@ -257,7 +259,7 @@ def _overfit(patient: Patient, found: Measured, data: Dataset) -> Finding:
 def _curl(patient: Patient, run: Run, noise: Noise, model: nn.Module, data: Dataset, found: Measured) -> Finding:
     if run.recipe.model == "energy":
         return ok("curl", "the score of an energy is a gradient by construction")
-    rows = np.resize(data.train_rows, LATERAL[data.info.kind])
+    rows = _resized(data.train_rows, LATERAL[data.info.kind])
     x, y = data.x_scaled(rows).to(_dtype(model)), labels_of(run, data, rows)
     generator = torch.Generator().manual_seed(3)
     turning = whole = 0.0
@@ -281,12 +283,15 @@ def _curl(patient: Patient, run: Run, noise: Noise, model: nn.Module, data: Data
 def _times(noise: Noise, scale: float) -> Tensor:
     """Times at geometric σ/α, from the widest level to a tenth of the neighbours' scale or the smallest one."""
     if isinstance(noise, Levels):
-        chosen = torch.linspace(0, noise.count - 1, min(COUNT, noise.count)).round().long()
-        return noise.levels[chosen]
-    ends = torch.tensor([noise.t_max, noise.t_min], dtype=torch.float64)
-    high, low = (noise.sigma(ends) / noise.alpha(ends)).tolist()
+        return noise.levels[evenly(noise.count, COUNT)]
+    high, low = (level_ratio(noise, end).item() for end in (noise.t_max, noise.t_min))
     low = min(max(low, 0.1 * scale), high / 2)
     return noise.time_at(torch.logspace(math.log10(high), math.log10(low), COUNT, dtype=torch.float64))
+
+
+def _resized(rows: np.ndarray, count: int) -> np.ndarray:
+    """So many of the rows, evenly spaced; again from the first where there are fewer."""
+    return np.resize(rows[evenly(len(rows), count)], count)
 
 
 def labels_of(run: Run, data: Dataset, rows: np.ndarray) -> Tensor | None:

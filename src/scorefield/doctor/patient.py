@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -16,6 +17,7 @@ import numpy as np
 from scorefield.data import Dataset, Scaling, Table, open_dataset, prepare
 from scorefield.data.readers import read
 from scorefield.data.samples import check_samples
+from scorefield.data.scaling import RESOLUTION, learn_scaling
 from scorefield.doctor.finding import Finding
 from scorefield.noise import Noise
 from scorefield.runs import Run, build_noise
@@ -125,12 +127,22 @@ def admit(target: str, settings: DataSettings, seed: int) -> Iterator[Patient]:
 
 
 def _scaling(table: Table) -> Scaling:
-    """Mean and spread of what is there, also where training would refuse it: a spread of zero counts as one."""
+    """As in training, but of what training would refuse too: the spread of what does not vary counts as one."""
     samples = check_samples(table, on_nonfinite="drop")
-    x = np.concatenate(list(samples.pieces())).astype(np.float64)
-    axes = 0 if samples.columns else None
-    spread = np.asarray(x.std(axes))
-    return Scaling(np.asarray(x.mean(axes)), np.where(spread > 0, spread, 1.0))
+    names = samples.columns or ("pixels",)
+
+    def pieces() -> Iterator[np.ndarray]:
+        return (piece.reshape(-1, len(names)) for piece in samples.pieces())
+
+    ends = np.array([(piece.min(0), piece.max(0)) for piece in pieces()], dtype=np.float64)
+    low, high = ends[:, 0].min(0), ends[:, 1].max(0)
+    mean, spread = low.copy(), np.ones_like(low)
+    vary = high - low > 2 * RESOLUTION * np.maximum(-low, high)
+    if vary.any():
+        learned = learn_scaling(lambda: (piece[:, vary] for piece in pieces()), tuple(compress(names, vary)))
+        mean[vary], spread[vary] = learned.mean, learned.scale
+    shape = (-1,) if samples.columns else ()
+    return Scaling(mean.reshape(shape), spread.reshape(shape))
 
 
 def _run(target: str, path: Path) -> Patient:

@@ -22,10 +22,13 @@ from scorefield.diagnostics import (
     tail_share,
     two_nn,
 )
+from scorefield.diagnostics.rows import evenly
+from scorefield.diagnostics.schedules import level_ratio
 from scorefield.doctor.finding import LEVEL, Finding, Z, judged, ok, skipped
 from scorefield.doctor.patient import Patient
 
 MOST = 20_000  # rows that are looked at
+PIXELS = 200_000  # that are sought for a grid
 COPIES = 0.01  # the share of rows that may be copies: every figure of 100 rows is then off by one row
 ATOMS = 0.05  # the share of a column that may sit on repeated values
 RARE = 0.1  # of the average class
@@ -35,8 +38,7 @@ LOW = 20  # dimensions above which neighbours are too far apart for an estimate 
 
 def examine_rows(patient: Patient, data: Dataset) -> list[Finding]:
     """All findings about the data."""
-    rows = np.linspace(0, len(data) - 1, min(len(data), MOST)).round().astype(int)
-    x = np.asarray(data.x[rows])
+    x = np.asarray(data.x[evenly(len(data), MOST)])
     scaled = data.info.scaling.apply(x).flatten(1).double()
     vectors = data.info.kind == "vector"
     found = [_finite(patient, data), _constant(patient, data, x)]
@@ -56,8 +58,7 @@ def at_least(successes: int, trials: int) -> float:
 def smallest_noise(patient: Patient) -> float | None:
     """The least noise that is learned with, over alpha, in units of scaled data; None where nothing was settled."""
     if patient.noise is not None:
-        end = torch.tensor(patient.noise.t_min, dtype=torch.float64)
-        return (patient.noise.sigma(end) / patient.noise.alpha(end)).item()
+        return level_ratio(patient.noise, patient.noise.t_min).item()
     return patient.resolved.noise["sigma"] if patient.resolved is not None else None
 
 
@@ -141,7 +142,7 @@ def _duplicates(patient: Patient, x: NDArray) -> Finding:
 def _leak(patient: Patient, data: Dataset) -> Finding:
     if not len(data.held_out_rows):
         return skipped("leak", "no rows are held out")
-    held = np.asarray(data.x[data.held_out_rows[:MOST]])
+    held = np.asarray(data.x[data.held_out_rows[evenly(len(data.held_out_rows), MOST)]])
     shared = int(rows_among(held, np.asarray(data.x[data.train_rows])).sum())
     return judged(
         "leak",
@@ -153,24 +154,28 @@ def _leak(patient: Patient, data: Dataset) -> Finding:
 
 
 def _discrete(patient: Patient, data: Dataset, x: NDArray) -> Finding:
-    sigma, image = smallest_noise(patient), data.info.kind == "image"
-    if not image:  # rows that are there twice and columns that do not vary are other findings
-        x = x[~repeated_rows(x)]
-    looked = [] if image else [atoms(column) for column in x.T]
-    if image:
-        spacing = atoms(x.reshape(-1)[:200_000]).spacing / float(data.info.scaling.scale)
-        name, tied = "pixels", len(x)
-    else:
-        constant = set(constant_columns(x).tolist())
-        worst = int(np.argmax([-1 if j in constant else a.tied for j, a in enumerate(looked)]))
-        name, tied = data.info.columns[worst], looked[worst].tied
-        spacing = looked[worst].spacing / float(np.broadcast_to(data.info.scaling.scale, x.shape[1])[worst])
-    grid = f", on a grid of {spacing:.3g} standard deviations" if spacing else ""
-    evidence = f"{name}: {tied / len(x):.1%} of the rows share their value with another{grid}"
-    if image:
-        note = "the law of noised images has a density; of likelihoods give --bin-width"
+    sigma, scale = smallest_noise(patient), data.info.scaling.scale
+    if data.info.kind == "image":  # whole ones: a pixel of the border alone tells nothing
+        pixels = x.reshape(-1)[:PIXELS]
+        tied, spacing = atoms(pixels)
+        spacing /= float(scale)
+        grid = f", on a grid of {spacing:.3g} standard deviations" if spacing else ""
         plain = sigma is not None and patient.noise is None and spacing > 0 and 2 * sigma < spacing
-        return judged("discrete", not plain, f"{evidence}: {note}", _GRID, patient.train(objective="noise-conditional"))
+        return judged(
+            "discrete",
+            not plain,
+            f"{tied / len(pixels):.1%} of the pixels share their value with another{grid}: the law of noised images "
+            "has a density; of likelihoods give --bin-width",
+            _GRID,
+            patient.train(objective="noise-conditional"),
+        )
+    x = x[~repeated_rows(x)]  # rows that are there twice and columns that do not vary are other findings
+    looked, constant = [atoms(column) for column in x.T], set(constant_columns(x).tolist())
+    worst = int(np.argmax([-1 if j in constant else a.tied for j, a in enumerate(looked)]))
+    tied, spacing = looked[worst]
+    spacing /= float(np.broadcast_to(scale, x.shape[1])[worst])
+    grid = f", on a grid of {spacing:.3g} standard deviations" if spacing else ""
+    evidence = f"{data.info.columns[worst]}: {tied / len(x):.1%} of the rows share their value with another{grid}"
     hidden = sigma is not None and spacing > 0 and 2 * sigma >= spacing
     if hidden and sigma is not None:
         evidence += f"; noise of {sigma:.3g} leaves {ripple(spacing, sigma):.1%} of it"

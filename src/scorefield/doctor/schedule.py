@@ -7,27 +7,30 @@ from torch import Tensor
 
 from scorefield.data import Dataset
 from scorefield.diagnostics import neighbour_scale, overlap, prior_gap
+from scorefield.diagnostics.rows import evenly
+from scorefield.diagnostics.schedules import level_ratio
 from scorefield.doctor.finding import Finding, Z, harm, judged, skipped
 from scorefield.doctor.patient import Patient
 from scorefield.doctor.rows import HELD_OUT
 from scorefield.noise import Levels, Noise, overlap_ratio
 
+ROWS = 2000
+
 
 def examine_noise(patient: Patient, noise: Noise, data: Dataset) -> list[Finding]:
     """Whether the schedule fits the data."""
-    rows = data.train_rows[:: max(1, len(data.train_rows) // 2000)]
-    x = data.x_scaled(rows)
+    x = data.x_scaled(data.train_rows[evenly(len(data.train_rows), ROWS)])
     spare = data.held_out_rows if len(data.held_out_rows) >= HELD_OUT else data.train_rows
-    other = data.x_scaled(spare[:1000])
+    other = data.x_scaled(spare[evenly(len(spare), 1000)])
     return [_covers(patient, noise, x, other), _overlap(patient, noise, x[0].numel()), _smallest(patient, noise, x)]
 
 
 def _covers(patient: Patient, noise: Noise, x: Tensor, other: Tensor) -> Finding:
-    ends = torch.tensor(noise.t_max, dtype=torch.float64)
-    ratio = (noise.sigma(ends) / noise.alpha(ends)).item()
+    ratio = level_ratio(noise, noise.t_max).item()
     gap = prior_gap(noise, x, other, generator=torch.Generator().manual_seed(0))
     error = gap.standard_error or 0.0
-    farthest = torch.cdist(x[:1000].flatten(1), x[:1000].flatten(1)).max().item()
+    apart = x[evenly(len(x), 1000)].flatten(1)
+    farthest = torch.cdist(apart, apart).max().item()
     known = patient.recipe is not None and patient.recipe.noise in ("ve", "levels")
     return judged(
         "covers",
@@ -57,9 +60,7 @@ def _overlap(patient: Patient, noise: Noise, d: int) -> Finding:
 
 
 def _smallest(patient: Patient, noise: Noise, x: Tensor) -> Finding:
-    end = torch.tensor(noise.t_min, dtype=torch.float64)
-    sigma = (noise.sigma(end) / noise.alpha(end)).item()
-    scale = neighbour_scale(x)
+    sigma, scale = level_ratio(noise, noise.t_min).item(), neighbour_scale(x)
     known = patient.recipe is not None and patient.recipe.noise in ("ve", "levels")
     return judged(
         "smallest",

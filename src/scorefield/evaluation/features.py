@@ -5,6 +5,8 @@ A distance on features says which features: the name goes with every figure.
 
 from __future__ import annotations
 
+import hashlib
+import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +18,7 @@ from torch import Tensor
 from scorefield.data import Dataset, Scaling
 
 CHUNK = 250  # images per call of a network
+INCEPTION = "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4"  # of NVIDIA's inception-2015-12-05.pt
 Seen = tuple[Tensor, Tensor | None]  # features (n, k) and class probabilities (n, classes), float64
 
 
@@ -48,6 +51,7 @@ class Features:
         classes: names of the classes; () for no classifier.
         learned_from: the data it was learned from; None where that is not known.
         bytes_only: takes images stored as bytes, 0 to 255, alone.
+        standard: the published Inception network, by its file's SHA-256: its distances are called FID and KID.
     """
 
     title: str
@@ -58,6 +62,7 @@ class Features:
     classes: tuple[str, ...] = ()
     learned_from: LearnedFrom | None = None
     bytes_only: bool = False
+    standard: bool = False
 
     def check(self, dataset: Dataset) -> None:
         """Refuse data that these features cannot judge, or whose held-out rows they have seen.
@@ -132,8 +137,9 @@ def open_features(path: str | Path) -> Features:
 
 def open_torchscript(path: Path) -> Features:
     """A TorchScript network (B, 3, H, W) of bytes -> (B, k) as features named after its file."""
+    content = path.read_bytes()
     try:
-        network = torch.jit.load(str(path), map_location="cpu").eval()
+        network = torch.jit.load(io.BytesIO(content), map_location="cpu").eval()
         takes = {argument.name for argument in network.forward.schema.arguments}
     except Exception as error:  # TorchScript's parser raises errors of many kinds
         text = str(error).strip().splitlines()[0][:200]
@@ -156,4 +162,5 @@ def open_torchscript(path: Path) -> Features:
         return torch.cat([call(part.contiguous()) for part in x.split(CHUNK)]), None
 
     dimension = call(torch.zeros(1, 3, 32, 32, dtype=torch.uint8)).shape[1]
-    return Features(title_of(path.name), dimension, of, path.name, bytes_only=True)
+    standard = hashlib.sha256(content).hexdigest() == INCEPTION
+    return Features(title_of(path.name), dimension, of, path.name, bytes_only=True, standard=standard)

@@ -40,9 +40,12 @@ def image_rows(run: Run, sets: Sets, features: Features | None, generator: torch
     seen = [features.of(part) for part in parts]
     samples, train, held = (values for values, _ in seen)
     rows = _class_rows(run, sets, features, [p for _, p in seen], generator)
-    rows += distance_rows(samples, train, held, features.title, generator, strata=sets.strata)
-    kernel, kernel_real = (kernel_distance(x, held) for x in (samples, train))
-    rows.append(Row("kernel distance", kernel, kernel_real, f"on {features.title}; 0 within its error is perfect"))
+    frechet, kernel = f"Fréchet distance on {features.title}", "kernel distance"
+    if features.standard:
+        frechet, kernel = "FID", "KID"
+    rows += distance_rows(samples, train, held, frechet, generator, strata=sets.strata)
+    mmd, mmd_real = (kernel_distance(x, held) for x in (samples, train))
+    rows.append(Row(kernel, mmd, mmd_real, f"on {features.title}; 0 within its error is perfect"))
     return rows + support_rows(samples, train, held, generator)
 
 

@@ -23,7 +23,7 @@ def distance_rows(
     samples: Tensor,
     train: Tensor,
     held_out: Tensor,
-    on: str,
+    name: str,
     generator: torch.Generator,
     *,
     strata: Tensor | None = None,
@@ -34,7 +34,7 @@ def distance_rows(
         samples: features of the samples, (n, k).
         train: features of as many training rows, (n, k).
         held_out: features of the rows to judge by, (m, k).
-        on: in words, whose features.
+        name: of the distance.
         generator: source of resamples and splits.
         strata: classes of the rows to judge by, (m,), where these were drawn from each class in proportion.
     """
@@ -44,9 +44,9 @@ def distance_rows(
     limit, limit_real = (frechet_limit(x, held_out, strata=strata, generator=generator) for x in (samples, train))
     size = f"{n} rows against {m} held out"
     return [
-        Row(f"Fréchet distance on {on}", plain, plain_real, f"{size}; biased upwards: compare at this size only"),
+        Row(name, plain, plain_real, f"{size}; biased upwards: compare at this size only"),
         Row(
-            f"Fréchet distance on {on}, n → ∞",
+            f"{name}, n → ∞",
             limit,
             limit_real,
             "the bias in 1/n taken off; as near 0 as that of real data is perfect",

@@ -29,7 +29,7 @@ def vector_rows(run: Run, sets: Sets, seed: int, generator: torch.Generator) -> 
     ]
     columns = held.shape[1]
     if min(len(samples), len(held), len(train)) >= 2 * columns:
-        rows += distance_rows(samples, train, held, f"{columns} columns", generator)
+        rows += distance_rows(samples, train, held, f"Fréchet distance on {columns} columns", generator)
     if size >= 12:  # two halves with 5 neighbours each
         rows += support_rows(samples, train, held, generator)
     row = _fisher_row(run, toy(run.recipe.data), seed) if run.recipe.data in TOYS else None

@@ -24,13 +24,13 @@ from scorefield.diagnostics import levina_bickel, two_nn
 from scorefield.experiments.outcome import Outcome
 from scorefield.experiments.trained import stored
 from scorefield.fields import ScoreModel
-from scorefield.networks import MLP
+from scorefield.networks import MLP, UNet
 from scorefield.objectives import sliced
-from scorefield.settings import DataSettings, MLPSize, TrainSettings
+from scorefield.settings import DataSettings, MLPSize, TrainSettings, UNetSize
 from scorefield.training import Diverged, train
 
 VARIANCE, PADDING, ROWS = 1e-4, 32, 10_000
-STEPS, BATCH = 1500, 128
+STEPS, BATCH = {2: 1500, 4: 400}, {2: 128, 4: 32}  # for rows (n, D) and images (n, C, H, W)
 
 
 def experiment(folder: Path, *, root: Path | None, seed: int) -> Outcome:
@@ -41,8 +41,9 @@ def experiment(folder: Path, *, root: Path | None, seed: int) -> Outcome:
         root: folder with CIFAR-10, as published; when None the bundled digits, padded into a larger space.
         seed: of the rows, the weights and the noise.
     """
-    x, name = rows(folder, root, seed)
-    noisy = x + VARIANCE**0.5 * torch.randn(x.shape, generator=torch.Generator().manual_seed(seed), dtype=x.dtype)
+    x, name, pixel = rows(folder, root, seed)
+    z = torch.randn(x.shape, generator=torch.Generator().manual_seed(seed), dtype=x.dtype)
+    noisy = x + pixel * VARIANCE**0.5 * z
     curves = {"as they are": losses(x, seed), "with noise N(0, 0.0001)": losses(noisy, seed)}
     shown = max(len(curve) for curve in curves.values())
     steps = np.arange(1, shown + 1)
@@ -56,7 +57,7 @@ def experiment(folder: Path, *, root: Path | None, seed: int) -> Outcome:
     )
     plots.save(figure, folder / "manifold.png")
     table = []
-    for key, data in (("as they are", x), ("with noise N(0, 0.0001)", noisy)):
+    for key, data in (("as they are", x.flatten(1)), ("with noise N(0, 0.0001)", noisy.flatten(1))):
         curve = curves[key]
         last, before = curve[-len(curve) // 3 :], curve[len(curve) // 3 : -len(curve) // 3]
         dimension = two_nn(data), levina_bickel(data)
@@ -65,7 +66,7 @@ def experiment(folder: Path, *, root: Path | None, seed: int) -> Outcome:
     columns = ("data", "loss / D at the end", "its spread", "still falling by", "two nearest: dimension", "ten nearest")
     bare, noised = table
     said = (
-        f"{name}: {x.shape[1]} dimensions, of which about {bare[4]:.0f} are the data's own. As they are, the loss "
+        f"{name}: {x[0].numel()} dimensions, of which about {bare[4]:.0f} are the data's own. As they are, the loss "
         f"spreads by {bare[2]:.3g} within the last third and falls by {bare[3]:.3g} from the third before; with noise "
         f"it spreads by {noised[2]:.3g} and falls by {noised[3]:.3g}.",
     )
@@ -73,27 +74,34 @@ def experiment(folder: Path, *, root: Path | None, seed: int) -> Outcome:
     return Outcome({alt: "manifold.png"}, columns, tuple(table), said)
 
 
-def rows(folder: Path, root: Path | None, seed: int) -> tuple[Tensor, str]:
-    """Rows of a thin set, (n, D), each column in units of all pixels' spread."""
+def rows(folder: Path, root: Path | None, seed: int) -> tuple[Tensor, str, float]:
+    """A thin set in units of all pixels' spread, its name, and the unit of the noise: rows (n, D) or images.
+
+    As in 2019 the noise is added to images in [0, 1]; to the digits in units of their spread.
+    """
     name = "digits" if root is None else "cifar10"
     settings = DataSettings(name, None if root is None else str(root))
     data = stored(settings, folder / f"{name}-data", seed=seed)
-    x = data.x_scaled(data.train_rows[:ROWS]).flatten(1)
+    x = data.x_scaled(data.train_rows[:ROWS])
     if root is not None:
-        return x, "CIFAR-10"
-    return torch.cat([x, torch.zeros(len(x), PADDING)], 1), f"digits, {PADDING} empty columns beside them"
+        return x, "CIFAR-10", 255 / float(data.info.scaling.scale)
+    padded = torch.cat([x.flatten(1), torch.zeros(len(x), PADDING)], 1)
+    return padded, f"digits, {PADDING} empty columns beside them", 1.0
 
 
 def losses(x: Tensor, seed: int) -> np.ndarray:
-    """The loss over D at every step, until the last or until training diverged."""
+    """The loss over D at every step, until the last or until training diverged: of an MLP, or a U-Net for images."""
+    shape, steps, size = x.shape[1:], STEPS[x.ndim], BATCH[x.ndim]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = ScoreModel(MLP((x.shape[1],), MLPSize(width=256, depth=3)), None, "score")
-    config = TrainSettings(steps=STEPS, batch_size=BATCH, learning_rate=1e-3, clip=100.0, decay=0.0, seed=seed)
+        images = len(shape) > 1
+        network = UNet(shape, UNetSize(16, 1, 2)) if images else MLP(shape, MLPSize(width=256, depth=3))
+        model = ScoreModel(network, None, "score")
+    config = TrainSettings(steps=steps, batch_size=size, learning_rate=1e-3, clip=100.0, decay=0.0, seed=seed)
     curve = []
     try:
         for step in train(model, _sliced, _batches(x, seed), config):
-            curve.append(step.loss / x.shape[1])
+            curve.append(step.loss / x[0].numel())
     except Diverged:
         pass  # what is shown ends there
     return np.array(curve)
@@ -105,7 +113,9 @@ def _sliced(model: Any, batch: Batch, generator: Generator) -> Tensor:
 
 def _batches(x: Tensor, seed: int) -> Callable[[int], Batch]:
     def batch(step: int) -> Batch:
-        chosen = torch.randint(len(x), (BATCH,), generator=torch.Generator().manual_seed(1_000_003 * seed + step))
+        chosen = torch.randint(
+            len(x), (BATCH[x.ndim],), generator=torch.Generator().manual_seed(1_000_003 * seed + step)
+        )
         return Batch(x[chosen], None, chosen)
 
     return batch

@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import shutil
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -122,6 +123,7 @@ def versions() -> dict[str, str]:
     }
 
 
+@cache
 def hardware() -> str:
     """The machine that trains: its processor and cores, and its card where it has one."""
     try:
