@@ -112,8 +112,9 @@ def picture(results: dict[str, Any]) -> Figure:
         axes.set_ylim(0)
         axes.grid(axis="y", color="#e6e8ec", linewidth=0.7)
         dress(axes, FIGURES[name])
-    words = {"textcoords": "offset points", "fontsize": 7.5, "color": INK}
-    drawn.axes[2].annotate("real digits", (0, 1), xytext=(0, -9), **words)
+    words = {"textcoords": "offset points", "fontsize": 7.5, "color": INK, "ha": "center"}
+    at = results["rows"][0]["Fréchet distance"]["real"]["value"]
+    drawn.axes[1].annotate("real digits", (3, at), xytext=(0, -9), **words)
     if len({row["classifier"] for row in results["rows"]}) > 1:
         drawn.axes[1].legend(frameon=False, fontsize=8, labelcolor=INK, handlelength=1.4)
     return drawn

@@ -30,10 +30,11 @@ import torch
 from torch import Tensor, nn
 
 from scorefield import plots
-from scorefield.data import open_dataset, prepare
+from scorefield.data import Dataset, open_dataset, prepare
 from scorefield.evaluation import open_features
 from scorefield.fields import ScoreModel, given
 from scorefield.metrics import class_agreement, frechet_distance, frechet_limit
+from scorefield.metrics.pairs import nearest_rows
 from scorefield.networks import UNet
 from scorefield.noise import Levels
 from scorefield.objectives import noise_conditional
@@ -209,10 +210,18 @@ def azula(name: str, root: str | None, folder: Path, data: Path, seconds: float)
 SYSTEMS = {"scorefield": ours, "song-ermon-2019": printed, "smalldiffusion": small, "azula": azula}
 
 
+def nearest(data: Dataset, x: np.ndarray) -> float:
+    """The median distance to the nearest of 10,000 training rows, in pixels."""
+    rows = data.train_rows[:: len(data.train_rows) // 10_000]
+    flat, real = (torch.from_numpy(part.reshape(len(part), -1)).float() for part in (x, np.asarray(data.x[rows])))
+    return nearest_rows(flat, real)[0].median().item()
+
+
 def judge(name: str, home: Path, path: str) -> None:
     """Class agreement and Fréchet distance to held-out rows on learned features, beside those of real rows.
 
     Of real rows, the agreement is that of the held-out ones, and the distance that of as many training rows as samples.
+    The nearest row of 10,000 of training, in pixels, sees what features may not: its distance over held-out rows'.
     """
     features, data = open_features(path), open_dataset(home / "data")
     features.check(data)
@@ -228,22 +237,25 @@ def judge(name: str, home: Path, path: str) -> None:
             about = json.loads((home / system / "about.json").read_text())
             sets[system] = (x, asked(), about | {"sampling": share * about["sampling"]})
     lines = [
-        "| | steps | seconds | calls | seconds for 500 | class agreement | Fréchet distance | without its bias |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|",
+        "| | steps | seconds | calls | seconds for 500 | class agreement | Fréchet distance | without its bias "
+        "| nearest row |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
-    found = {}
+    found, near = {}, nearest(data, np.asarray(data.x[data.held_out_rows[:COUNT]]))
     for system, (x, y, about) in sets.items():
         seen, probabilities = features.of(x)
         probabilities = sure if system == "real rows" else probabilities
         assert probabilities is not None
         agreement = class_agreement(probabilities.argmax(1), y) if about.get("labels", True) else None
         generator = torch.Generator().manual_seed(0)
-        distance, limit = frechet_distance(seen, held, bootstrap=20, generator=generator), frechet_limit(seen, held)
+        how = {"generator": generator}
+        distance, limit = frechet_distance(seen, held, bootstrap=20, **how), frechet_limit(seen, held, **how)
         costs = [f"{about[key]:,.0f}" if key in about else "" for key in ("steps", "training", "calls", "sampling")]
         right = "" if agreement is None else f"{agreement.value:.3f} ± {agreement.standard_error:.3f}"
         figures = [right, *(f"{e.value:.2f} ± {e.standard_error:.2f}" for e in (distance, limit))]
-        lines.append("| " + " | ".join([system, *costs, *figures]) + " |")
-        found[system] = about | {"distance": distance.value, "limit": limit.value}
+        apart = (near if system == "real rows" else nearest(data, x)) / near
+        lines.append("| " + " | ".join([system, *costs, *figures, f"{apart:.2f}"]) + " |")
+        found[system] = about | {"distance": distance.value, "limit": limit.value, "nearest": apart}
         found[system] |= {} if agreement is None else {"agreement": agreement.value}
     text = f"{name}, {len(held):,} held-out rows, {features.title} ({features.dimension}):\n\n" + "\n".join(lines)
     (RESULTS / f"images-{name}.md").write_text(text + "\n")

@@ -2,11 +2,11 @@
 
 Run: make mutants (or .venv/bin/python benchmarks/mutants.py [--only WORDS])
 
-The package and its tests are copied to a temporary folder, where each mutant of `mutations.py` is applied alone and
-the tests that must notice run against the copy. A mutant whose old text does not occur exactly once is an error, and
-so is one that breaks the tests' collection: it says nothing about the mathematics. The results go to
-benchmarks/results/mutants.json with the hash of the sources they were made from; a run that was interrupted goes on
-where it stopped while the sources are the same.
+The package and its tests are copied to a temporary folder, where each mutant of `mutations.py` and of
+`mutations_judging.py` is applied alone and the tests that must notice run against the copy. A mutant whose old text
+does not occur exactly once is an error, and so is one that breaks the tests' collection: it says nothing about the
+mathematics. The results go to benchmarks/results/mutants.json with the hash of the sources they were made from; a run
+that was interrupted goes on where it stopped while the sources are the same.
 """
 
 from __future__ import annotations
@@ -30,10 +30,13 @@ import pytest
 import scipy.stats  # noqa: F401
 import torch  # noqa: F401
 from certify import sources
-from mutations import MUTANTS, Mutant
+from mutations import MUTANTS as MATHEMATICS
+from mutations import Mutant
+from mutations_judging import JUDGING
 
 ROOT = Path(__file__).parents[1]
 RESULT = ROOT / "benchmarks" / "results" / "mutants.json"
+MUTANTS = [*MATHEMATICS, *JUDGING]
 WORKERS = 2
 LIMIT = 300  # seconds for the tests of one mutant; one that makes them hang is noticed
 

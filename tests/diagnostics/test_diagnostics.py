@@ -68,6 +68,8 @@ def test_dimension_of_normal_rows_is_that_of_their_space(d):
     x = normal(4000, d)
     for found in (levina_bickel(x), two_nn(x)):
         assert abs(found.value - d) < 4 * found.standard_error + 0.03 * d
+    for found, logs in ((levina_bickel(x), 9), (two_nn(x), 1)):  # 1,000 rows, logs of exponential law each
+        assert found.standard_error == pytest.approx(found.value / math.sqrt(1000 * logs), rel=0.2)
 
 
 def test_dimension_of_a_torus_in_five_dimensions_is_two():
@@ -281,12 +283,13 @@ def test_looking_up_is_the_score_of_the_blurred_rows():
     assert torch.allclose(div, eye.diagonal(dim1=1, dim2=2).sum(1))
 
 
-def test_parts_of_a_jacobian_are_those_of_the_matrix():
+@pytest.mark.parametrize("shift", [0.7, -0.7])
+def test_parts_of_a_jacobian_are_those_of_the_matrix(shift):
     """A linear field: both squared norms and the trace, in the mean over directions; the shift enters only one."""
     a = normal(6, 6)
     x = torch.zeros(4000, 6, dtype=torch.float64)
-    turning, other, trace = jacobian_parts(lambda u: u @ a.T, x, shift=0.7, probes=4, generator=seeded())
-    symmetric = (a + a.T) / 2 + 0.7 * torch.eye(6)
+    turning, other, trace = jacobian_parts(lambda u: u @ a.T, x, shift=shift, probes=4, generator=seeded())
+    symmetric = (a + a.T) / 2 + shift * torch.eye(6)
     for found, expected in (
         (turning, ((a - a.T) / 2).square().sum()),
         (other, symmetric.square().sum()),
@@ -310,6 +313,12 @@ def test_mode_weights_are_equal_or_off_by_the_factor():
     assert mode_weights(random.integers(0, 3, 300), data).p_off < 1e-9
     off, data = random.choice(4, 3000, p=[0.34, 0.22, 0.22, 0.22]), np.arange(9000) % 4
     assert mode_weights(off, data).p_off == 1 and mode_weights(off, data, factor=1.0).p_off < 1e-6
+
+
+def test_a_mode_without_data_is_off_by_the_binomial_tail_of_all_modes():
+    """Ten samples and no data in the first, at even odds: P(10 of 10) = 2^-10, times both sides of three modes."""
+    few = mode_weights(np.repeat([0, 1, 2], [10, 5, 5]), np.repeat([1, 2], 10), factor=1.0)
+    assert few.p_off == pytest.approx(6 / 2**10)
 
 
 def test_copied_rows_are_seen_and_others_at_the_rate_of_chance():
