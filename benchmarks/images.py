@@ -7,12 +7,12 @@ Run: .venv/bin/pip install --no-deps --target .peers --requirement benchmarks/pe
 Each system trains on one thread until it has used so many seconds of processor time (not of the clock, so that other
 work beside it counts little), draws 500 samples and keeps them under build/images/DATA/SYSTEM; what is there is not
 done again. Ours fixes the number of its steps after a few, and may use more time than was asked for: the others are
-given what it used. The peers' networks are those of their tutorials, made narrower where that was better in as little
-time: smalldiffusion's Unet (32 channels in place of 64; AdamW 7e-4, moving average 0.99, 20 steps at gam 1.6), azula's
-UNet under its KarrasDenoiser (AdamW 1e-3, moving average 0.99, 20 steps of Heun). Everything is trained in bfloat16,
-which is faster than float32 for the peers, and sampled in float32. Song & Ermon's recipe has our U-Net in place of
-their RefineNet and is as printed otherwise: ten levels from 1 to 0.01 on pixels in [0, 1], no labels, Adam 1e-3,
-annealed Langevin from uniform noise with epsilon 2e-5 and T = 100: 1,000 calls a sample.
+given what it used. The peers' networks are those of their tutorials, made narrower for more steps in as little time:
+smalldiffusion's Unet (32 channels in place of 64; AdamW 7e-4, moving average 0.99, 20 steps at gam 1.6), azula's UNet
+under its KarrasDenoiser (AdamW 1e-3, moving average 0.99, 20 steps of Heun). Everything is trained in bfloat16, which
+is faster than float32 for the peers, and sampled in float32. Song & Ermon's recipe has our U-Net in place of their
+RefineNet and is as printed otherwise: ten levels from 1 to 0.01 on pixels in [0, 1], no labels, Adam 1e-3, annealed
+Langevin from uniform noise with epsilon 2e-5 and T = 100: 1,000 calls a sample.
 """
 
 from __future__ import annotations
@@ -247,8 +247,7 @@ def judge(name: str, home: Path, path: str) -> None:
         probabilities = sure if system == "real rows" else probabilities
         assert probabilities is not None
         agreement = class_agreement(probabilities.argmax(1), y) if about.get("labels", True) else None
-        generator = torch.Generator().manual_seed(0)
-        how = {"generator": generator}
+        how = {"generator": torch.Generator().manual_seed(0)}
         distance, limit = frechet_distance(seen, held, bootstrap=20, **how), frechet_limit(seen, held, **how)
         costs = [f"{about[key]:,.0f}" if key in about else "" for key in ("steps", "training", "calls", "sampling")]
         right = "" if agreement is None else f"{agreement.value:.3f} ± {agreement.standard_error:.3f}"
