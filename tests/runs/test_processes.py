@@ -2,6 +2,7 @@
 
 import os
 import random
+import shlex
 import signal
 import subprocess
 import sys
@@ -20,6 +21,13 @@ ONE_THREAD = os.environ | {"OMP_NUM_THREADS": "1"}
 
 def command(*argv: object) -> list[str]:
     return [sys.executable, "-m", "scorefield", *map(str, argv)]
+
+
+def finish(argv: list[str]) -> str:
+    """Run a command to its good end and return what it printed; else show what it said."""
+    done = subprocess.run(argv, env=ONE_THREAD, capture_output=True, text=True)
+    assert done.returncode == 0, f"{shlex.join(argv)} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}"
+    return done.stdout
 
 
 def train_command(path, steps: int, *more: object) -> list[str]:
@@ -48,7 +56,7 @@ def kill_and_compare(tmp_path, *, kills: int, steps: int, seed: int) -> int:
         hits += process.poll() is None
         process.send_signal(signal.SIGKILL)
         process.wait()
-    subprocess.run(argv, env=ONE_THREAD, check=True, capture_output=True)
+    finish(argv)
     whole = trained(small_recipe(steps=steps), tmp_path / "whole")
     a, b = tensors(tmp_path / "killed"), tensors(whole.path)
     assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
@@ -70,7 +78,7 @@ def test_twenty_kills_leave_a_run_that_ends_bit_for_bit_the_same(tmp_path):
 def test_two_processes_equal_one_after_fifty_steps(tmp_path, precision, tolerance):
     """Same noise, same rows, averaged gradients: the weights agree to rounding."""
     argv = train_command(tmp_path / "two", 50, "--precision", precision, "--devices", 2)
-    subprocess.run(argv, env=ONE_THREAD, check=True, capture_output=True)
+    finish(argv)
     one = trained(small_recipe(steps=50, precision=precision), tmp_path / "one")
     a, b = tensors(tmp_path / "two"), tensors(one.path)
     assert max((a[k].double() - b[k].double()).abs().max().item() for k in a if k.startswith("model.")) < tolerance
@@ -82,7 +90,7 @@ def test_two_processes_report_the_terms_of_one_and_train_an_energy_alike(tmp_pat
     for count in (1, 2):
         argv = command("train", "two-moons", "--model", "energy", "--objective", "sliced", "-o", tmp_path / str(count))
         argv += [*map(str, size), "--steps", "5", "--devices", str(count)]
-        subprocess.run(argv, env=ONE_THREAD, check=True, capture_output=True)
+        finish(argv)
     one, two = (read(tmp_path / str(count) / "metrics.jsonl") for count in (1, 2))
     for a, b in zip(one, two, strict=True):
         for name in ("loss", "half_square", "trace", "grad_norm"):
@@ -95,8 +103,26 @@ def test_two_processes_write_the_very_same_samples(tmp_path, digits_run):
     """The sample files of one process and of two are identical, byte for byte."""
     for count in (1, 2):
         argv = command("sample", digits_run.path, "-n", 230, "-o", tmp_path / f"{count}.npz", "--devices", count)
-        subprocess.run(argv, env=ONE_THREAD, check=True, capture_output=True)
+        finish(argv)
     assert (tmp_path / "1.npz").read_bytes() == (tmp_path / "2.npz").read_bytes()
+
+
+def test_processes_leave_their_group_before_they_end(tmp_path):
+    """No thread of the group outlives the command's last line: one that does may abort the process as it ends."""
+    script = tmp_path / "watched.py"  # what is registered first runs last
+    script.write_text(
+        "import atexit, os, pathlib\n"
+        "def threads():\n"
+        "    names = sorted(p.read_text().strip() for p in pathlib.Path('/proc/self/task').glob('*/comm'))\n"
+        "    pathlib.Path(__file__).with_name('rank' + os.environ['LOCAL_RANK']).write_text(' '.join(names))\n"
+        "atexit.register(threads)\n"
+        "from scorefield.cli import main\n"
+        "raise SystemExit(main())\n"
+    )
+    finish([sys.executable, str(script), *train_command(tmp_path / "run", 2, "--precision", "fp32", "--devices", 2)[3:]])
+    for rank in range(2):
+        alive = (tmp_path / f"rank{rank}").read_text()
+        assert "python" in alive and "gloo" not in alive and "tcpstore" not in alive, alive
 
 
 def test_a_terminated_process_saves_first(tmp_path):

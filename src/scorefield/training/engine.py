@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from scorefield.checks import check_count
 
@@ -36,6 +37,7 @@ class Engine:
             logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
             self.fabric = Fabric(accelerator="auto", devices=devices, strategy="ddp")
             self.fabric.launch()
+            atexit.register(leave_group)
             if self.fabric.world_size != devices:
                 raise RuntimeError(f"{devices} devices were asked for, {self.fabric.world_size} were there")
             self.rank, self.device = self.fabric.global_rank, self.fabric.device
@@ -73,6 +75,15 @@ class Engine:
         """Wait for all processes."""
         if self.world > 1:
             self.fabric.barrier()
+
+
+def leave_group() -> None:
+    """Close the connections between processes and end their threads, while the interpreter still lives.
+
+    A thread that drops its last tensor in a dying interpreter aborts the process (pytorch/pytorch#190489).
+    """
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def process_rank() -> int:
