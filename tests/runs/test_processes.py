@@ -119,7 +119,8 @@ def test_processes_leave_their_group_before_they_end(tmp_path):
         "from scorefield.cli import main\n"
         "raise SystemExit(main())\n"
     )
-    finish([sys.executable, str(script), *train_command(tmp_path / "run", 2, "--precision", "fp32", "--devices", 2)[3:]])
+    argv = train_command(tmp_path / "run", 2, "--precision", "fp32", "--devices", 2)
+    finish([sys.executable, str(script), *argv[3:]])
     for rank in range(2):
         alive = (tmp_path / f"rank{rank}").read_text()
         assert "python" in alive and "gloo" not in alive and "tcpstore" not in alive, alive
