@@ -233,8 +233,8 @@ MUTANTS = [
         ("min-SNR: the greater for the lesser", ".clamp(max=1)", ".clamp(min=1)"),
         (
             "min-SNR: sigma/alpha for its square",
-            "(noise.sigma(t) / noise.alpha(t)) ** 2)",
-            "(noise.sigma(t) / noise.alpha(t)))",
+            "(gamma * noise.ratio(t) ** 2)",
+            "(gamma * noise.ratio(t))",
         ),
         ("the data is blurred at full size", "expand(noise.alpha(t), x) * x,", "x,"),
         ("importance: the factor is upside down", "factor = (share / mass)[cell]", "factor = (mass / share)[cell]"),

@@ -200,6 +200,8 @@ def test_time_at_inverts_sigma_over_alpha(noise):
     """Time to ratio and back is the identity to 1e-12; beyond the ends it gives the nearer end."""
     t = inside(noise)
     close(noise.time_at(noise.sigma(t) / noise.alpha(t)), t)
+    close(noise.ratio(t), noise.sigma(t) / noise.alpha(t))
+    assert noise.ratio(0.5) == noise.ratio(torch.tensor(0.5, dtype=torch.float64))
     close(noise.time_at(torch.tensor([0.0, 1e9])), torch.tensor([noise.t_min, noise.t_max], dtype=torch.float64))
 
 

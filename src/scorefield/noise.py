@@ -57,6 +57,11 @@ class Noise:
         r"""$\nabla_{x_t} \log p(x_t \mid x) = (\alpha_t x - x_t)/\sigma_t^2$, shape (B, *D)."""
         return (expand(self.alpha(t), x) * x - x_t) / expand(self.sigma(t) ** 2, x)
 
+    def ratio(self, t: Tensor | float) -> Tensor:
+        r"""The noise beside the data, $\sigma_t/\alpha_t$, shaped like `t`; `time_at` inverts it."""
+        at = t if isinstance(t, Tensor) else torch.tensor(t, dtype=torch.float64)
+        return self.sigma(at) / self.alpha(at)
+
     def residual_weight(self, t: Tensor, data_scale: float = 1.0) -> Tensor:
         r"""The weight $\sigma^2 c^2/(\alpha^2 v)$ of denoising under which EDM's residual counts alike at every level.
 
@@ -79,7 +84,7 @@ class Noise:
         check_count("n", n)
         check_positive("rho", rho)
         ends = torch.tensor([self.t_max, self.t_min], dtype=torch.float64)
-        high, low = ((self.sigma(ends) / self.alpha(ends)) ** (1 / rho)).tolist()
+        high, low = (self.ratio(ends) ** (1 / rho)).tolist()
         inside = self.time_at(torch.linspace(high, low, n + 1, dtype=torch.float64)[1:-1] ** rho)
         return torch.cat([ends[:1], inside, ends[1:]])
 

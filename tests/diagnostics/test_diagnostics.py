@@ -39,7 +39,6 @@ from scorefield.diagnostics import (
     two_nn,
 )
 from scorefield.diagnostics.rows import evenly
-from scorefield.diagnostics.schedules import level_ratio
 from scorefield.noise import VE, VP, overlap_ratio
 
 MIX = GaussianMixture(
@@ -182,14 +181,6 @@ def test_neighbour_scale_of_a_grid():
     """Rows of a square grid lie one spacing apart: over sqrt 2."""
     grid = torch.cartesian_prod(*(torch.arange(20, dtype=torch.float64),) * 2)
     assert neighbour_scale(grid) == pytest.approx(1 / math.sqrt(2))
-
-
-@pytest.mark.parametrize("noise", [VE(0.01, 30.0), VP()])
-def test_the_ratio_of_a_level_is_what_its_time_was_found_by(noise):
-    """Against `time_at`, and for a time that is a number."""
-    ratios = torch.tensor([0.05, 1.0, 20.0], dtype=torch.float64)
-    assert torch.allclose(level_ratio(noise, noise.time_at(ratios)), ratios)
-    assert level_ratio(noise, 0.5) == level_ratio(noise, torch.tensor(0.5))
 
 
 @pytest.mark.parametrize("noise", [VE(0.01, 30.0), VP()])

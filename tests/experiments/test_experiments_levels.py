@@ -16,12 +16,14 @@ from scorefield.samplers import annealed_langevin, time_grid
 
 
 def test_the_strength_of_an_exact_score_is_its_own_and_bounded_by_the_gaussians():
-    """An exact score in the network's place: both agree, between the Gaussian's (Cramér–Rao) and 1."""
+    """The exact score in a network's place agrees with itself, between a Gaussian's (Cramér–Rao) and 1; twice it: 4."""
     law = GaussianMixture([0.4, 0.6], [[-1.0, 0.0], [1.0, 0.5]], 0.1 * torch.eye(2).repeat(2, 1, 1))
     noise = Levels(5.0, 0.1, 6)
     exact = law.noisy_score(noise)
-    for sigma, power, same, gaussian, snr, _ in annealing.strengths(exact, law, noise, seed=0):
+    found = annealing.strengths([exact, lambda x, t: 2 * exact(x, t)], law, noise, seed=0)
+    for sigma, power, fourfold, same, gaussian, snr, exact_snr in found:
         assert power == pytest.approx(same, rel=1e-3)  # the network's side is given float32
+        assert fourfold == pytest.approx(4 * power, rel=1e-6) and exact_snr / snr == pytest.approx(same / power)
         assert 0.97 * gaussian <= same <= 1.03, sigma  # 20,000 rows: one standard error is below 1 %
         assert snr / power == pytest.approx(annealing.annealed_settings(noise, 2).epsilon / 0.1**2 / 2)
 

@@ -152,6 +152,8 @@ def test_a_classifier_of_images_is_a_run_like_any_other(digits_run, tmp_path, ca
         ({"model": "energy"}, "model means nothing to a classifier, got 'energy'; leave it out"),
         ({"objective": "sliced"}, "objective means nothing to a classifier"),
         ({"predicts": "noise"}, "predicts means nothing to a classifier"),
+        ({"antithetic": True}, "antithetic means nothing to a classifier, got True"),
+        ({"tilt": 0.5}, "tilt means nothing to a classifier, got 0.5"),
         ({"label_dropout": 0.2}, "label_dropout means nothing to a classifier, got 0.2"),
         ({"sigma": 0.2}, "sigma means nothing to objective noise-conditional"),
     ],

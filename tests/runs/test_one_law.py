@@ -11,7 +11,7 @@ import yaml
 from safetensors.torch import load_file
 
 from conftest import SMALL_UNET, small_recipe, trained
-from scorefield.calculus import PerSample, score_of
+from scorefield.calculus import PerSample, inner, randn_like, score_of
 from scorefield.data import Batch
 from scorefield.fields import EnergyModel, ScoreModel
 from scorefield.networks import MLP
@@ -55,6 +55,9 @@ def tensors(run: Run) -> dict[str, torch.Tensor]:
         ({"objective": "implicit", "probes": 2}, "probes means nothing to objective implicit, got 2; leave it out"),
         ({"objective": "sliced", "noise": "vp"}, "noise means nothing to objective sliced, got 'vp'; leave it out"),
         ({"objective": "sliced", "predicts": "noise"}, "predicts must be edm or score for objective sliced"),
+        ({"objective": "denoising", "tilt": 0.5}, "tilt means nothing to objective denoising, got 0.5"),
+        ({"objective": "noise-conditional-sliced", "antithetic": True}, "antithetic means nothing to objective noise-"),
+        ({"objective": "implicit", "antithetic": True}, "antithetic means nothing to objective implicit, got True"),
         ({"chain_steps": 3}, "chain_steps means nothing to objective noise-conditional, got 3"),
         ({"objective": "sliced", "chain_step_size": 0.1}, "chain_step_size means nothing to objective sliced"),
         ({"model": "energy", "compile": True}, "compile must be left out for model energy"),
@@ -230,6 +233,15 @@ def test_the_objectives_of_one_law_on_a_normal_law_have_their_known_values(sigma
     if not sigma:
         loss = OneLaw("noise-contrastive", 0.0, 0.0)(Stiff(1.0), BATCH, torch.Generator().manual_seed(2))
         assert loss.mean().item() == pytest.approx(2 * math.log(2), abs=1e-12)
+
+
+def test_antithetic_denoising_of_one_law_has_its_closed_form():
+    r"""Score -kx: $\frac12 (k^2(\|x\|^2 + \sigma^2\|z\|^2) - 2k\|z\|^2 + \|z\|^2/\sigma^2)$ row by row."""
+    k, sigma = 0.8, 0.01
+    loss = OneLaw("denoising", sigma, 0.0, antithetic=True)(Stiff(k), BATCH, torch.Generator().manual_seed(2))
+    x2, z2 = (inner(v, v) for v in (X, randn_like(X, torch.Generator().manual_seed(2))))
+    known = (k**2 * (x2 + sigma**2 * z2) - 2 * k * z2 + z2 / sigma**2) / 2
+    torch.testing.assert_close(loss, known, rtol=1e-9, atol=1e-12)
 
 
 def test_contrastive_divergence_of_a_run_falls_as_the_energy_nears_the_law():

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from conftest import small_recipe
+from scorefield.calculus import randn_like
 from scorefield.data.batches import Batch
 from scorefield.fields import ScoreModel
 from scorefield.noise import VE, VP, Levels
@@ -61,6 +62,7 @@ def test_a_bad_recipe_file_is_refused(tmp_path, change, message):
         ({"steps": 5, "seconds": 3.0}, "steps or seconds, not both"),
         ({"seconds": math.nan}, "seconds must be a finite number > 0"),
         ({"label_dropout": 1.5}, "label_dropout must lie in"),
+        ({"tilt": 1.5}, r"tilt must lie in \[0, 1\], got 1.5"),
         ({"steps": 0}, "steps must be >= 1, got 0"),
         ({"batch_size": 0}, "batch_size must be >= 1"),
         ({"noise": "vp", "sigma_max": 9.0}, "sigma_max is a setting of noise ve and levels, got 9.0 for noise vp"),
@@ -149,6 +151,24 @@ def test_the_residual_counts_alike_at_every_level():
     loss = 2 * objective(ScoreModel(Nothing(), noise), batch, generator)
     for part in (t < 0.3, (t >= 0.3) & (t < 0.7), t >= 0.7):
         assert abs(loss[part].mean() - 1) < 4 * loss[part].std() / part.sum().sqrt()
+
+
+@pytest.mark.parametrize("tilt", [0.0, 0.5, 1.0])
+def test_antithetic_noise_and_the_tilt_have_their_closed_form(tilt):
+    r"""Score -kx, a mean over z and -z: $\frac w2 (k^2(x^2 + \sigma^2 z^2) - 2k z^2 + z^2/\sigma^2)$, row by row.
+
+    The part that depends on k stays bounded as sigma vanishes; the plain loss has $k x z/\sigma$ there.
+    The weight is $\sigma^2 (1 + \sigma^2)(1 + \sigma^{-2})^{\text{tilt}}$ for VE.
+    """
+    noise, n, k = VE(1e-3, 9.0), 500, 0.7
+    x = torch.randn(n, 1, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    batch, objective = Batch(x, None, torch.arange(n)), LabelledNoise(noise, "uniform", 0.0, antithetic=True, tilt=tilt)
+    loss = objective(lambda x_t, t: -k * x_t, batch, torch.Generator().manual_seed(3))
+    generator = torch.Generator().manual_seed(3)
+    sigma2, z2 = noise.sigma(objective.times(batch, generator)) ** 2, randn_like(x, generator)[:, 0] ** 2
+    weight = sigma2 * (1 + sigma2) * (1 + 1 / sigma2) ** tilt
+    known = weight / 2 * (k**2 * (x[:, 0] ** 2 + sigma2 * z2) - 2 * k * z2 + z2 / sigma2)
+    torch.testing.assert_close(loss, known, rtol=1e-9, atol=1e-12)
 
 
 def test_levels_for_messages_are_those_of_the_loss():

@@ -112,11 +112,5 @@ def log_widths(noise: Noise, times: Tensor) -> Tensor:
 
     Source: Song et al. 2021 (arXiv:2101.09258), theorem 1, in these terms.
     """
-    gaps = level_ratio(noise, times).log().diff().abs()
+    gaps = noise.ratio(times.double()).log().diff().abs()
     return torch.cat([gaps[:1], gaps[1:] + gaps[:-1], gaps[-1:]]) / 2
-
-
-def level_ratio(noise: Noise, t: Tensor | float) -> Tensor:
-    r"""$\sigma_t/\alpha_t$, float64, shaped like `t`: what `noise.time_at` inverts."""
-    t = torch.as_tensor(t, dtype=torch.float64)
-    return noise.sigma(t) / noise.alpha(t)

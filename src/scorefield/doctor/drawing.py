@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from scorefield.data import Dataset
 from scorefield.diagnostics import copied, disagreement, mode_weights, signal_to_noise
 from scorefield.diagnostics.rows import evenly
-from scorefield.diagnostics.schedules import level_ratio
 from scorefield.doctor.finding import LEVEL, Finding, judged, skipped
 from scorefield.doctor.law import one_law
 from scorefield.doctor.levels import slower
@@ -122,7 +121,7 @@ def _step_size(patient: Patient, run: Run, model: nn.Module, data: Dataset, how:
 
 def _annealed(patient: Patient, noise: Noise, data: Dataset, how: How) -> Finding:
     chosen = annealed_settings(noise, int(np.prod(data.shape)), steps_per_level=how.steps)
-    bar = level_ratio(noise, chosen.levels)
+    bar = noise.ratio(chosen.levels)
     a = (chosen.epsilon if how.epsilon is None else how.epsilon) / noise.sigma(chosen.levels[-1]).item() ** 2
     gamma = (bar[:-1] / bar[1:]).max().item()
     left = variance_ratio(a, gamma, chosen.steps_per_level) if a < 2 else float("inf")

@@ -28,7 +28,6 @@ from scorefield.diagnostics import (
     neighbour_scale,
 )
 from scorefield.diagnostics.rows import evenly
-from scorefield.diagnostics.schedules import level_ratio
 from scorefield.doctor.finding import Finding, Z, harm, judged, ok, skipped
 from scorefield.doctor.patient import Patient
 from scorefield.doctor.rows import HELD_OUT
@@ -76,7 +75,7 @@ def measure(run: Run, noise: Noise, model: nn.Module, data: Dataset) -> Measured
         x, y = data.x_scaled(chosen).to(dtype), labels_of(run, data, chosen)
         generator = torch.Generator().manual_seed(1 + len(levels))
         levels[name] = [at_level(model, noise, x, t, y=y, generator=generator) for t in times]
-    ratios, widths, distinct = level_ratio(noise, times), log_widths(noise, times), min(count, len(spare))
+    ratios, widths, distinct = noise.ratio(times), log_widths(noise, times), min(count, len(spare))
     return Measured(times, widths, levels["held"], levels["train"], frame, lookup, ratios, distinct)
 
 
@@ -284,7 +283,7 @@ def _times(noise: Noise, scale: float) -> Tensor:
     """Times at geometric σ/α, from the widest level to a tenth of the neighbours' scale or the smallest one."""
     if isinstance(noise, Levels):
         return noise.levels[evenly(noise.count, COUNT)]
-    high, low = (level_ratio(noise, end).item() for end in (noise.t_max, noise.t_min))
+    high, low = (noise.ratio(end).item() for end in (noise.t_max, noise.t_min))
     low = min(max(low, 0.1 * scale), high / 2)
     return noise.time_at(torch.logspace(math.log10(high), math.log10(low), COUNT, dtype=torch.float64))
 

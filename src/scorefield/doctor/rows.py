@@ -23,7 +23,6 @@ from scorefield.diagnostics import (
     two_nn,
 )
 from scorefield.diagnostics.rows import evenly
-from scorefield.diagnostics.schedules import level_ratio
 from scorefield.doctor.finding import LEVEL, Finding, Z, judged, ok, skipped
 from scorefield.doctor.patient import Patient
 
@@ -58,7 +57,7 @@ def at_least(successes: int, trials: int) -> float:
 def smallest_noise(patient: Patient) -> float | None:
     """The least noise that is learned with, over alpha, in units of scaled data; None where nothing was settled."""
     if patient.noise is not None:
-        return level_ratio(patient.noise, patient.noise.t_min).item()
+        return patient.noise.ratio(patient.noise.t_min).item()
     return patient.resolved.noise["sigma"] if patient.resolved is not None else None
 
 

@@ -8,7 +8,6 @@ from torch import Tensor
 from scorefield.data import Dataset
 from scorefield.diagnostics import neighbour_scale, overlap, prior_gap
 from scorefield.diagnostics.rows import evenly
-from scorefield.diagnostics.schedules import level_ratio
 from scorefield.doctor.finding import Finding, Z, harm, judged, skipped
 from scorefield.doctor.patient import Patient
 from scorefield.doctor.rows import HELD_OUT
@@ -26,7 +25,7 @@ def examine_noise(patient: Patient, noise: Noise, data: Dataset) -> list[Finding
 
 
 def _covers(patient: Patient, noise: Noise, x: Tensor, other: Tensor) -> Finding:
-    ratio = level_ratio(noise, noise.t_max).item()
+    ratio = noise.ratio(noise.t_max).item()
     gap = prior_gap(noise, x, other, generator=torch.Generator().manual_seed(0))
     error = gap.standard_error or 0.0
     apart = x[evenly(len(x), 1000)].flatten(1)
@@ -60,7 +59,7 @@ def _overlap(patient: Patient, noise: Noise, d: int) -> Finding:
 
 
 def _smallest(patient: Patient, noise: Noise, x: Tensor) -> Finding:
-    sigma, scale = level_ratio(noise, noise.t_min).item(), neighbour_scale(x)
+    sigma, scale = noise.ratio(noise.t_min).item(), neighbour_scale(x)
     known = patient.recipe is not None and patient.recipe.noise in ("ve", "levels")
     return judged(
         "smallest",

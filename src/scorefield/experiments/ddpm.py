@@ -115,9 +115,8 @@ def _shares(run: Run, terms: dict[str, Tensor]) -> Figure:
     mean = terms["steps"].mean(1)
     error = terms["steps"].std(1) / terms["steps"].shape[1] ** 0.5
     times = time_grid(run.noise, len(mean), spacing="log-snr")
-    ratio = run.noise.sigma(times) / run.noise.alpha(times)
     return plots.curves(
-        ratio[:-1],
+        run.noise.ratio(times)[:-1],
         {"L_t": mean},
         bands={"L_t": (mean - 1.96 * error, mean + 1.96 * error)},
         log_x=True,

@@ -214,7 +214,7 @@ def min_snr(noise: Noise, gamma: float = 5.0) -> Callable[[Tensor], Tensor]:
     Source: Hang et al. 2023 (arXiv:2303.09556).
     """
     check_positive("gamma", gamma)
-    return lambda t: noise.sigma(t) ** 2 * (gamma * (noise.sigma(t) / noise.alpha(t)) ** 2).clamp(max=1)
+    return lambda t: noise.sigma(t) ** 2 * (gamma * noise.ratio(t) ** 2).clamp(max=1)
 
 
 def uniform_times(noise: Noise, x: Tensor, generator: Generator = None) -> Tensor:

@@ -18,7 +18,6 @@ from torch import Tensor
 
 from scorefield.calculus import expand, randn_like
 from scorefield.metrics import Estimate, class_agreement
-from scorefield.noise import Noise
 
 if TYPE_CHECKING:
     from scorefield.runs.run import Run
@@ -55,7 +54,7 @@ def classifier_for(run: Run, other: Run, like: Tensor) -> Callable[[Tensor, Tens
             f"classifier must have scaled its columns in the same proportions as {run.path}, {other.path} {found}; "
             "train both on the same rows"
         )
-    reach, known = (_ratio(law, law.t_max) for law in (noise, levels))
+    reach, known = (law.ratio(law.t_max).item() for law in (noise, levels))
     if ratio * reach > WITHIN * known:
         raise ValueError(
             f"classifier must know noise up to {ratio * reach:.3g} times its data's spread, {other.path} ends at "
@@ -91,7 +90,7 @@ def accuracy_by_level(run: Run, *, levels: int = 9, seed: int = 0) -> dict[float
     if y is None or not len(rows):
         raise ValueError(f"{run.path} kept no rows out of training to judge by; train with --held-out 0.1")
     z = randn_like(x, torch.Generator().manual_seed(seed))
-    low, high = (math.log(_ratio(noise, t)) for t in (noise.t_min, noise.t_max))
+    low, high = (math.log(noise.ratio(t)) for t in (noise.t_min, noise.t_max))
     found = {}
     for ratio in torch.linspace(low, high, levels, dtype=torch.float64).exp():
         t = noise.time_at(ratio)
@@ -99,8 +98,3 @@ def accuracy_by_level(run: Run, *, levels: int = 9, seed: int = 0) -> dict[float
             said = network(noise.perturb(x, t, z), t).argmax(1)
         found[ratio.item()] = class_agreement(said, y)
     return found
-
-
-def _ratio(noise: Noise, t: float) -> float:
-    at = torch.tensor(t, dtype=torch.float64)
-    return (noise.sigma(at) / noise.alpha(at)).item()

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from scorefield.calculus import Generator, inner, rand_rows, randn_like
-from scorefield.checks import check_choice, check_count, check_non_negative, check_positive
+from scorefield.checks import check_between, check_choice, check_count, check_non_negative, check_positive
 from scorefield.fields import at, given
 from scorefield.noise import Noise
 from scorefield.objectives import (
@@ -34,6 +34,7 @@ from scorefield.settings import CONTRASTIVE, MODELS, OBJECTIVES, Recipe
 
 LEVEL_MEAN, LEVEL_SPREAD = -0.5, 1.2  # of log(sigma/alpha) for data of unit scale: EDM's -1.2 at scale 0.5, and 1.2
 WITH_PROBES = ("noise-conditional-sliced", "sliced", "finite-difference")
+DENOISING = ("noise-conditional", "denoising")
 WITH_CHAINS = ("contrastive-divergence", "persistent")
 STEP = 0.02  # of finite differences, in units of the scaled data
 DIFFERENTIATED = ("noise-conditional-sliced", "implicit", "sliced")  # their loss holds a derivative of the score in x
@@ -44,13 +45,16 @@ def check_objective(recipe: Recipe) -> None:
     """Refuse an objective, a model, or a setting of theirs that does not go with the others, with the way out."""
     if recipe.classifier:
         _refuse_idle(
-            recipe, "a classifier", {name: False for name in ("model", "objective", "predicts", "label_dropout")}
+            recipe,
+            "a classifier",
+            {name: False for name in ("model", "objective", "predicts", "label_dropout", "antithetic", "tilt")},
         )
     check_choice("model", recipe.model, MODELS)
     check_choice("objective", recipe.objective, OBJECTIVES)
     check_count("probes", recipe.probes)
     check_count("chain_steps", recipe.chain_steps)
     check_positive("chain_step_size", recipe.chain_step_size)
+    check_between("tilt", recipe.tilt, 0.0, 1.0)
     if recipe.sigma is not None:
         (check_positive if recipe.objective == "denoising" else check_non_negative)("sigma", recipe.sigma)
     if recipe.objective in CONTRASTIVE and recipe.model != "energy":
@@ -77,6 +81,8 @@ def check_objective(recipe: Recipe) -> None:
     read = {
         "noise": recipe.at_all_levels,
         "sigma": not recipe.at_all_levels,
+        "antithetic": recipe.objective in DENOISING,
+        "tilt": recipe.at_all_levels,
         "probes": recipe.objective in WITH_PROBES,
         "chain_steps": recipe.objective in WITH_CHAINS,
         "chain_step_size": recipe.objective in WITH_CHAINS,
@@ -95,6 +101,10 @@ def _refuse_idle(recipe: Recipe, what: str, read: Mapping[str, bool]) -> None:
 class LabelledNoise:
     r"""The objective of a run at all noise levels, weighted so that the residual counts alike at every level.
 
+    With a tilt the weight grows by $(1 + \alpha_t^2/\sigma_t^2)^{\text{tilt}}$: the variance of the target in units of
+    the score is $1/\sigma_t^2$, but with antithetic noise it stays bounded as the noise vanishes, and the weight of
+    least variance is then that of tilt 1.
+
     Levels are drawn log-normal in $\sigma_t/\alpha_t$ (Karras et al. 2022, table 1), within the schedule's range, or
     uniformly in t (over the levels of a `Levels`). Labels are hidden (-1) with probability `label_dropout`.
 
@@ -103,18 +113,30 @@ class LabelledNoise:
         levels: `"log-normal"` or `"uniform"`.
         label_dropout: fraction of labels to hide.
         probes: None for denoising; else sliced score matching at the levels, with so many directions.
+        antithetic: average over z and -z; denoising only.
+        tilt: power of 1 + (alpha/sigma)² in the weight.
     """
 
-    def __init__(self, noise: Noise, levels: str, label_dropout: float, probes: int | None = None) -> None:
+    def __init__(
+        self,
+        noise: Noise,
+        levels: str,
+        label_dropout: float,
+        probes: int | None = None,
+        *,
+        antithetic: bool = False,
+        tilt: float = 0.0,
+    ) -> None:
         check_choice("levels", levels, ("log-normal", "uniform"))
         self.noise, self.label_dropout, self.probes = noise, label_dropout, probes
+        self.antithetic, self.tilt = antithetic, tilt
         self._table = _log_normal_times(noise) if levels == "log-normal" else None
         quarters = torch.linspace(0, 1, BANDS + 1, dtype=torch.float64)
         if self._table is None:
             edges = noise.t_min + (noise.t_max - noise.t_min) * quarters
         else:
             edges = self._table[(quarters * (len(self._table) - 1)).round().long()]
-        ratio = (noise.sigma(edges) / noise.alpha(edges)).tolist()
+        ratio = noise.ratio(edges).tolist()
         self._edges = edges[1:-1]
         self.bands = tuple(f"{BAND} {low:.2g} to {high:.2g}" for low, high in pairwise(ratio))
 
@@ -130,6 +152,10 @@ class LabelledNoise:
         """The standard deviation of the noise in each row, for error messages."""
         return self.noise.sigma(self.times(batch, generator))
 
+    def weight(self, t: Tensor) -> Tensor:
+        """What the squared error of the score is multiplied by at each time, like t."""
+        return self.noise.residual_weight(t) * (1 + self.noise.ratio(t) ** -2) ** self.tilt
+
     def __call__(self, model: Any, batch: Any, generator: Generator) -> Tensor:
         """Loss per sample, (B,)."""
         return self._at_its_time(model, batch, generator)[1]
@@ -144,10 +170,10 @@ class LabelledNoise:
         """The time of each row and its loss, (B,) and (B,)."""
         t = self.times(batch, generator)
         y = hidden_labels(batch, self.label_dropout, generator)
-        shared: dict[str, Any] = {"noise": self.noise, "y": y, "t": t, "weight": self.noise.residual_weight}
+        shared: dict[str, Any] = {"noise": self.noise, "y": y, "t": t, "weight": self.weight, "generator": generator}
         if self.probes is None:
-            return t, noise_conditional(model, batch.x, **shared, generator=generator)
-        return t, noise_conditional_sliced(model, batch.x, **shared, probes=self.probes, generator=generator)
+            return t, noise_conditional(model, batch.x, **shared, antithetic=self.antithetic)
+        return t, noise_conditional_sliced(model, batch.x, **shared, probes=self.probes)
 
 
 class CrossEntropy:
@@ -177,7 +203,7 @@ def hidden_labels(batch: Any, rate: float, generator: Generator) -> Tensor | Non
 def _log_normal_times(noise: Noise, cells: int = 4096) -> Tensor:
     """Times at evenly spaced quantiles of the log-normal law of sigma/alpha, truncated to the schedule's range."""
     ends = torch.tensor([noise.t_min, noise.t_max], dtype=torch.float64)
-    low, high = torch.special.ndtr(((noise.sigma(ends) / noise.alpha(ends)).log() - LEVEL_MEAN) / LEVEL_SPREAD)
+    low, high = torch.special.ndtr((noise.ratio(ends).log() - LEVEL_MEAN) / LEVEL_SPREAD)
     u = torch.linspace(low.item(), high.item(), cells + 1, dtype=torch.float64)
     inside = noise.time_at(torch.exp(LEVEL_MEAN + LEVEL_SPREAD * torch.special.ndtri(u[1:-1])))
     return torch.cat([ends[:1], inside, ends[1:]])
@@ -194,6 +220,7 @@ class OneLaw:
         sigma: standard deviation of the noise, >= 0; > 0 for denoising.
         label_dropout: fraction of labels to hide.
         probes: directions per sample, of the sliced objectives.
+        antithetic: average over z and -z, of denoising.
         chain: the move of the model's own chain, of the contrastive objectives.
         chain_steps: its steps per call.
     """
@@ -205,11 +232,12 @@ class OneLaw:
         label_dropout: float,
         *,
         probes: int = 1,
+        antithetic: bool = False,
         chain: MALA | None = None,
         chain_steps: int = 10,
     ) -> None:
         self.name, self.sigma, self.label_dropout, self.probes = name, sigma, label_dropout, probes
-        self.chain, self.chain_steps = chain or MALA(0.01), chain_steps
+        self.antithetic, self.chain, self.chain_steps = antithetic, chain or MALA(0.01), chain_steps
         self._replay: Replay | None = None
 
     @property
@@ -236,7 +264,7 @@ class OneLaw:
         y = hidden_labels(batch, self.label_dropout, generator)
         score = at(given(model, y), None)
         if self.name == "denoising":
-            return denoising(score, batch.x, sigma=self.sigma, generator=generator)
+            return denoising(score, batch.x, sigma=self.sigma, antithetic=self.antithetic, generator=generator)
         x = self._blurred(batch.x, generator)
         if self.name == "finite-difference":
             how: dict[str, Any] = {"step": STEP, "probes": self.probes, "generator": generator}

@@ -128,12 +128,14 @@ def build_objective(recipe: Recipe, resolved: Resolved) -> LabelledNoise | OneLa
     if recipe.at_all_levels:
         probes = recipe.probes if recipe.objective == "noise-conditional-sliced" else None
         noise = build_noise(recipe.noise, resolved.noise)
-        return LabelledNoise(noise, resolved.levels, recipe.label_dropout, probes)
+        how: dict[str, Any] = {"antithetic": recipe.antithetic, "tilt": recipe.tilt}
+        return LabelledNoise(noise, resolved.levels, recipe.label_dropout, probes, **how)
     return OneLaw(
         recipe.objective,
         resolved.noise["sigma"],
         recipe.label_dropout,
         probes=recipe.probes,
+        antithetic=recipe.antithetic,
         chain=MALA(recipe.chain_step_size),
         chain_steps=recipe.chain_steps,
     )

@@ -135,7 +135,7 @@ def consistent_annealed(
     """
     check_count("steps_per_level", steps_per_level)
     levels = torch.as_tensor(_levels(noise) if levels is None else levels, dtype=torch.float64)
-    marks = (noise.sigma(levels) / noise.alpha(levels)).log()
+    marks = noise.ratio(levels).log()
     parts = torch.arange(steps_per_level, dtype=torch.float64) / steps_per_level
     between = (marks[:-1, None] + parts * marks.diff()[:, None]).flatten()
     fine = noise.time_at(between.exp())

@@ -167,7 +167,7 @@ def _equal_errors(
 
 def _stretched(noise: Noise, grid: Tensor, knot: int, knots: int, change: float) -> Tensor:
     """The grid with its steps in log-SNR near one of the knots made longer by a factor, at the cost of the others."""
-    marks = (noise.sigma(grid) / noise.alpha(grid)).log()
+    marks = noise.ratio(grid).log()
     steps = marks.diff()
     position = torch.linspace(0, knots - 1, len(steps), dtype=torch.float64)
     steps = steps * (change * (1 - (position - knot).abs()).clamp(min=0)).exp()

@@ -100,11 +100,11 @@ def _measure(noise: Noise, spacing: str, rho: float) -> Measure:
     if spacing == "log-snr":
         return lambda t: noise.sigma(t).log() - noise.alpha(t).log()
     if spacing == "rho":
-        return lambda t: (noise.sigma(t) / noise.alpha(t)) ** (1 / rho)
+        return lambda t: noise.ratio(t) ** (1 / rho)
     if spacing == "band":
         return lambda t: ((noise.alpha(t) + 20 * noise.sigma(t)) / (20 * noise.alpha(t) + noise.sigma(t))).log()
     centre, power = (1.0, 1.0) if spacing == "angle" else (6.0, 0.4)
-    return lambda t: torch.atan((centre * noise.sigma(t) / noise.alpha(t)) ** power)
+    return lambda t: torch.atan((centre * noise.ratio(t)) ** power)
 
 
 def _solve(measure: Measure, values: Tensor, low: float, high: float) -> Tensor:

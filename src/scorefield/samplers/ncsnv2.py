@@ -78,7 +78,7 @@ def annealed_settings(
     check_count("dimension", dimension)
     check_positive("excess", excess)
     levels = overlapping_levels(noise, dimension)
-    bar = noise.sigma(levels) / noise.alpha(levels)
+    bar = noise.ratio(levels)
     gamma = (bar[:-1] / bar[1:]).max().item()
     if steps_per_level is None:
         steps, why = _fewest_steps(gamma, excess), f"the fewest whose variance ratio is at most {1 + excess:g}"
@@ -120,7 +120,7 @@ def overlapping_levels(noise: Noise, dimension: int, lowest: float = 0.01) -> Te
     if isinstance(noise, Levels):
         return noise.levels
     ends = torch.tensor([noise.t_max, noise.t_min], dtype=torch.float64)
-    high, low = (noise.sigma(ends) / noise.alpha(ends)).tolist()
+    high, low = noise.ratio(ends).tolist()
     low = max(low, lowest)
     ratio, _ = overlap_ratio(dimension)
     count = max(2, 1 + int(torch.tensor(high / low).log().div(torch.tensor(ratio).log()).ceil()))

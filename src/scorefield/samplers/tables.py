@@ -62,8 +62,7 @@ def raised(noise: Noise, t: Tensor, factor: float) -> Tensor:
     r"""The time at which $\sigma/\alpha$ is `factor` times what it is at t, or the last time."""
     if isinstance(noise, Tabulated) and t.item() in noise.level_table:
         if factor not in noise.raised_tables:
-            ratios = noise.noise.sigma(noise.grid) / noise.noise.alpha(noise.grid)
-            times = noise.noise.time_at(factor * ratios)
+            times = noise.noise.time_at(factor * noise.noise.ratio(noise.grid))
             noise.raised_tables[factor] = dict(zip(noise.grid.tolist(), times, strict=True))
             pairs = zip(noise.noise.alpha(times).tolist(), noise.noise.sigma(times).tolist(), strict=True)
             noise.level_table |= dict(zip(times.tolist(), pairs, strict=True))

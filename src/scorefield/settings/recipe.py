@@ -125,6 +125,10 @@ class Recipe:
         chain_steps: steps (MALA) of the model's own chain per step of training, for contrastive-divergence and
             persistent.
         chain_step_size: their step size h, in the variance of the data.
+        antithetic: average the loss over each noise and its negative, for noise-conditional and denoising: twice the
+            cost of a step, and a loss whose variance does not explode where the noise is small.
+        tilt: power, from 0 to 1, of 1 + (alpha/sigma)² by which small noise counts more in the loss: at 0 the network's
+            residual counts alike at every level, at 1 nearly the error of the score itself. Worth it with antithetic.
         predicts: what the network estimates: edm, score, noise, data or velocity.
         network: unet (images) or mlp (vectors); chosen from the data when not given.
         unet: size of the U-Net.
@@ -159,6 +163,8 @@ class Recipe:
     probes: int = 1
     chain_steps: int = 10
     chain_step_size: float = 0.01
+    antithetic: bool = False
+    tilt: float = 0.0
     predicts: str = "edm"
     network: str | None = None
     unet: UNetSize = field(default_factory=UNetSize)
