@@ -90,6 +90,7 @@ def _run(folder: Path, tests: tuple[str, ...]) -> None:
     os.dup2(log, 2)
     sys.dont_write_bytecode = True
     sys.path.insert(0, str(folder / "src"))
+    os.environ["PYTHONPATH"] = str(folder / "src")  # for the commands that tests start
     import scorefield
 
     if not str(scorefield.__file__).startswith(str(folder)):

@@ -91,6 +91,12 @@ MUTANTS = [
         ),
         ("kernel's score: alpha is lost", "(expand(self.alpha(t), x) * x - x_t)", "(x - x_t)"),
         (
+            "the noise beside the data, upside down",
+            "self.sigma(at) / self.alpha(at)",
+            "self.alpha(at) / self.sigma(at)",
+        ),
+        ("a number's ratio in float32", "torch.tensor(t, dtype=torch.float64)", "torch.tensor(t)"),
+        (
             "EDM's weight: deviation for variance",
             "self.alpha(t) ** 2 * data_scale**2",
             "self.alpha(t) ** 2 * data_scale",
@@ -738,5 +744,30 @@ MUTANTS = [
             "pull = x[kept], score[kept], twist[kept], pull[kept]",
             "pull = x[kept], score[kept], twist[kept], pull",
         ),
+    ),
+    *of(
+        "runs/objectives.py",
+        "runs/test_recipe.py runs/test_one_law.py",
+        ("a tilt towards large noise", "noise.ratio(t) ** -2", "noise.ratio(t) ** 2"),
+        ("the tilt in sigma, not its square", "noise.ratio(t) ** -2", "noise.ratio(t) ** -1"),
+        ("the tilt is left out", ") ** self.tilt", ") ** 0"),
+        ("residuals at small noise count less", "self.noise.residual_weight(t) *", "self.noise.sigma(t) ** 2 *"),
+        ("all levels: one noise per row", "**shared, antithetic=self.antithetic)", "**shared)"),
+        ("one law: one noise per row", "sigma=self.sigma, antithetic=self.antithetic,", "sigma=self.sigma,"),
+        ("labels hidden the other way round", "generator) < rate, -1, batch.y)", "generator) > rate, -1, batch.y)"),
+        ("one law is not blurred", "return x + self.sigma * randn_like", "return x + 0 * randn_like"),
+        ("the levels' mean upside down", ".log() - LEVEL_MEAN) / LEVEL_SPREAD", ".log() + LEVEL_MEAN) / LEVEL_SPREAD"),
+    ),
+    *of(
+        "runs/recipe.py",
+        "runs/test_one_law.py runs/test_recipe.py",
+        ("the tilt of a recipe is not passed on", '"tilt": recipe.tilt}', '"tilt": 0.0}'),
+        ("paired noise of a recipe is not passed on", '{"antithetic": recipe.antithetic,', '{"antithetic": False,'),
+        ("paired noise of one law is not passed on", "antithetic=recipe.antithetic,\n", "antithetic=False,\n"),
+    ),
+    *of(
+        "training/engine.py",
+        "runs/test_processes.py::test_processes_leave_their_group_before_they_end",
+        ("threads of the group outlive the command", "atexit.register(leave_group)", "leave_group"),
     ),
 ]

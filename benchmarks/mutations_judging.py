@@ -552,6 +552,37 @@ JUDGING = [
         ("a field may turn as much as it likes", "share <= ROTATION", "share >= ROTATION"),
     ),
     *of(
+        "doctor/levels.py",
+        "doctor/test_doctor.py::test_a_loss_that_one_tenth_of_the_levels_holds_is_found "
+        "doctor/test_doctor.py::test_the_loss_of_paired_noise_is_not_shared_out",
+        ("the levels from the largest down", "order = levels.argsort()", "order = (-levels).argsort()"),
+        ("levels and losses of different draws", "    generator.set_state(state)\n", ""),
+        ("a tenth may hold all of the loss", "bool(shares[top] <= HALF)", "bool(shares[top] <= 1)"),
+        ("paired noise shared out", "if run.recipe.antithetic:", "if False:"),
+    ),
+    *of(
+        "doctor/drawing.py",
+        "doctor/test_doctor.py::test_a_solver_with_too_few_steps_is_found "
+        "doctor/test_doctor.py::test_the_exact_score_raises_nothing "
+        "doctor/test_doctor.py::test_a_missing_mode_is_found "
+        "doctor/test_doctor.py::test_a_missing_mode_is_found_where_the_rows_are_sorted",
+        ("twice as fine is as fine", "steps=2 * steps).options()", "steps=steps).options()"),
+        ("any disagreement will do", "median <= MOVED,", "median <= 10 * MOVED,"),
+        (
+            "the finer samples against others",
+            "s.x[:n].numpy()) for s in (drawn, finer)",
+            "s.x[:n].numpy()) for s in (drawn, drawn)",
+        ),
+        ("any weight of a mode will do", "found.p_off >= LEVEL,", "found.p_off >= 0,"),
+        ("modes of the first rows", "real[evenly(len(real), 5000)]", "real[:500]"),
+        ("weights of modes counted among themselves", "for rows in (x, real)]", "for rows in (real, real)]"),
+    ),
+    *of(
+        "doctor/patient.py",
+        "doctor/test_doctor.py::test_the_command_that_trains_anew_gives_the_recipe_back",
+        ("a flag with a value", "*([] if value is True else [str(value)])", "str(value)"),
+    ),
+    *of(
         "doctor/rows.py",
         "doctor/test_doctor.py::test_faulty_data_are_found_and_the_command_mends_them "
         "doctor/test_doctor.py::test_a_rare_class_and_rows_that_are_not_held_out_are_found",

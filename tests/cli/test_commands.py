@@ -162,6 +162,7 @@ def test_options_come_from_a_file_too(here, capsys):
 def test_help_lists_every_option_with_dashes(capsys):
     """Flags are written with dashes, `--print_config` excepted, and each has its line of help."""
     code, out, _ = say(capsys, "train", "--help")
+    assert "variance does not explode where the noise is small" in " ".join(out.split())  # a flag's second line
     assert code == 0
     for flag in (
         "--checkpoint-seconds",

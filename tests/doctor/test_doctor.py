@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shlex
 import shutil
 from pathlib import Path
@@ -13,13 +14,14 @@ from planted import Changed, Exact, Remembered, scaled_mixture, without
 
 from conftest import trained
 from scorefield.cli import main
+from scorefield.cli.parser import parse
 from scorefield.doctor import CHECKS, FALSE_ALARMS, LEVEL, Finding, How, examine, examine_patient
 from scorefield.doctor.drawing import _annealed, _modes
 from scorefield.doctor.finding import PART, harm
-from scorefield.doctor.patient import Patient, admit
+from scorefield.doctor.patient import Patient, admit, train_command
 from scorefield.doctor.rows import _discrete
 from scorefield.runs import Run
-from scorefield.settings import DataSettings, MLPSize, Recipe, Resolved, TrainSettings
+from scorefield.settings import DataSettings, MLPSize, Recipe, Resolved, TrainOptions, TrainSettings
 
 TINY = MLPSize(16, 2)
 
@@ -234,10 +236,33 @@ def test_a_schedule_that_does_not_fit_is_found(tmp_path, fault):
 
 
 def test_a_loss_that_one_tenth_of_the_levels_holds_is_found(runs):
-    """A score that is wrong at the largest levels alone."""
+    """A score that is wrong at the largest levels alone: theirs is the last tenth, and nearly all of the loss."""
     run = runs["ve"]
     wrong = Changed(exact(run), lambda s, x, t: s + 50 * (t.expand(len(x)) > 0.93).double()[:, None])
-    assert "loss-share" in ill(score_findings(run, wrong))
+    (found,) = [f for f in score_findings(run, wrong) if f.name == "loss-share"]
+    shares = re.findall(r"(\d+)%", found.evidence.split("hold")[1].split(";")[0])
+    assert not found.healthy and len(shares) == 10 and int(shares[-1]) > 90, found.evidence
+    low, high = re.search(r"σ from (\S+) to (\S+) ", found.evidence).groups()  # pyright: ignore[reportOptionalMemberAccess]
+    assert run.noise.sigma(torch.tensor(0.3)) < float(low) < float(high) <= 1.01 * run.noise.sigma_max
+
+
+def test_the_loss_of_paired_noise_is_not_shared_out(tmp_path):
+    """Most of it is a constant that the tilt makes large at small noise: nothing to say, and no alarm."""
+    run = barely(tmp_path / "run", noise="levels", antithetic=True, tilt=1.0)
+    (found,) = [f for f in score_findings(run, exact(run)) if f.name == "loss-share"]
+    assert found.healthy and "moves no weight" in found.evidence
+
+
+def test_the_command_that_trains_anew_gives_the_recipe_back():
+    """Through the parser of the command line: numbers, words, sizes, and flags that take no value."""
+    recipe = Recipe(
+        "a b.csv", steps=7, antithetic=True, compile=True, tilt=0.5, mlp=MLPSize(32, 2), label_column="kind"
+    )
+    _, _, *argv = shlex.split(train_command(recipe, "out"))
+    assert parse("train", (Recipe, TrainOptions), {"output": "-o"}, ("data",), argv) == [
+        recipe,
+        TrainOptions(output="out"),
+    ]
 
 
 def table(change=lambda x: x) -> np.ndarray:

@@ -11,6 +11,7 @@ from scorefield.calculus import randn_like
 from scorefield.data.batches import Batch
 from scorefield.fields import ScoreModel
 from scorefield.noise import VE, VP, Levels
+from scorefield.runs import Run
 from scorefield.runs.recipe import (
     LabelledNoise,
     build_noise,
@@ -21,7 +22,7 @@ from scorefield.runs.recipe import (
     noise_parameters,
     to_yaml,
 )
-from scorefield.settings import Recipe, Resolved, TrainSettings, UNetSize
+from scorefield.settings import MLPSize, Recipe, Resolved, TrainSettings, UNetSize
 
 RESOLVED = Resolved({"sigma_min": 0.1, "sigma_max": 9.0}, "unet", "log-normal", TrainSettings(steps=7))
 
@@ -105,7 +106,7 @@ def flat_batch(n: int) -> Batch:
     return Batch(torch.zeros(n, 1, dtype=torch.float64), torch.zeros(n, dtype=torch.long), torch.arange(n))
 
 
-@pytest.mark.parametrize("noise", [VE(0.01, 50.0), VP()])
+@pytest.mark.parametrize("noise", [VE(0.01, 50.0), VP(), VE(0.3, 2.0)])
 def test_levels_are_log_normal_in_sigma_over_alpha(noise):
     """log(sigma/alpha) has mean -0.5 and spread 1.2 (KS distance, alpha 1e-4), truncated to the schedule's range."""
     n = 20_000
@@ -169,6 +170,18 @@ def test_antithetic_noise_and_the_tilt_have_their_closed_form(tilt):
     weight = sigma2 * (1 + sigma2) * (1 + 1 / sigma2) ** tilt
     known = weight / 2 * (k**2 * (x[:, 0] ** 2 + sigma2 * z2) - 2 * k * z2 + z2 / sigma2)
     torch.testing.assert_close(loss, known, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("objective", ["noise-conditional", "denoising"])
+def test_paired_noise_of_a_recipe_reaches_its_objective(tmp_path, objective):
+    """What is built from a recipe, read back from its folder; an objective of all levels has its tilt, too."""
+    tilt = {"tilt": 0.25} if objective == "noise-conditional" else {"sigma": 0.5}
+    for antithetic in (False, True):
+        given = {"objective": objective, "antithetic": antithetic, "network": "mlp", "mlp": MLPSize(8, 1), **tilt}
+        Run.create(Recipe("two-moons", steps=1, count=50, **given), tmp_path / str(antithetic))
+        built = Run.open(tmp_path / str(antithetic)).objective()
+        assert built.antithetic is antithetic
+        assert getattr(built, "tilt", 0.25) == 0.25
 
 
 def test_levels_for_messages_are_those_of_the_loss():

@@ -65,8 +65,8 @@ def parse(
     for kind in kinds:
         by_hand = [f for f in dataclasses.fields(kind) if f.name in short or f.name in positional or f.default is False]
         for field in by_hand:
-            text = re.search(rf"^ +{field.name}: (.*)$", kind.__doc__ or "", re.M)
-            about: dict[str, Any] = {"help": text[1] if text else ""}
+            text = re.search(rf"^ +{field.name}: (.*(?:\n {{12}}.*)*)$", kind.__doc__ or "", re.M)
+            about: dict[str, Any] = {"help": " ".join(text[1].split()) if text else ""}
             flags = [*([short[field.name]] if field.name in short else []), f"--{field.name}"]
             if field.default is False:
                 parser.add_argument(*flags, action="store_true", **about)

@@ -85,7 +85,7 @@ def train_command(recipe: Recipe, output: str) -> str:
     """`scorefield train …` with every setting of a recipe that is not the default."""
     words = ["scorefield", "train", recipe.data]
     for name, value in _changed(recipe, Recipe(recipe.data)):
-        words += [f"--{name.replace('_', '-')}", str(value).lower() if isinstance(value, bool) else str(value)]
+        words += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
     return shlex.join([*words, "-o", output])
 
 
